@@ -1,0 +1,45 @@
+"""`bitlaw`: one command, one module of `replications/commands` for each group of verbs.
+
+Only light modules are imported here (`bitlaw --help` answers in under 0.5 s); torch, pandas and the rest are
+imported inside the commands that use them.
+"""
+
+import errno
+import sys
+
+import typer
+
+from replications.commands import data
+from shared.errors import BitlawError
+
+app = typer.Typer(
+    name="bitlaw",
+    help="Replicate, audit and use the scaling laws of low-precision language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """Run the command; bad input ends in one sentence on standard error and exit code 2."""
+    try:
+        app()
+    except BitlawError as error:
+        print(f"bitlaw: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        print(f"bitlaw: {error.strerror}{where}; nothing finished was lost, free space or rights and run again", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("bitlaw: stopped; run the same command to resume", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
