@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from replications.commands import data
+from replications.commands import data, replicate, train
 from shared.errors import BitlawError
 
 app = typer.Typer(
@@ -20,7 +20,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+for command in (train.train, train.measure, train.status):
+    app.command()(command)
 app.add_typer(data.app, name="data")
+app.add_typer(replicate.app, name="replicate")
 
 
 def main() -> None:
@@ -34,7 +37,10 @@ def main() -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         where = f" at {error.filename}" if error.filename else ""
-        print(f"bitlaw: {error.strerror}{where}; nothing finished was lost, free space or rights and run again", file=sys.stderr)
+        print(
+            f"bitlaw: {error.strerror}{where}; nothing finished was lost, free space or rights and run again",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("bitlaw: stopped; run the same command to resume", file=sys.stderr)

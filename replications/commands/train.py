@@ -1,0 +1,231 @@
+"""`bitlaw train`, `bitlaw measure` and `bitlaw status`: the pool of runs, from the profile to the two tables."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from replications.pool import Expected
+    from shared.sweep.spec import Run
+    from shared.sweep.worker import Plan
+
+ProfileName = Annotated[str, typer.Argument(help="micro, smoke, learning_rate, cpu or gpu (replications/pool.yaml)")]
+PaperName = Annotated[str | None, typer.Option("--paper", help="only what this paper's experiment.yaml needs")]
+CorpusName = Annotated[str | None, typer.Option("--corpus", help="another corpus than the profile's")]
+ReportsFolder = Annotated[Path, typer.Option("--reports", help="folder of runs.csv and measurements.csv")]
+BuildFolder = Annotated[Path, typer.Option("--build", help="folder of checkpoints and states")]
+Workers = Annotated[int, typer.Option("--workers", min=1, max=256, help="local processes")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="print what it would cost, and stop")]
+Repeats = Annotated[bool, typer.Option("--repeats", help="allow horizons beyond the corpus: its text is seen again")]
+Rebuild = Annotated[bool, typer.Option("--rebuild", help="also train finished runs whose checkpoint is not here")]
+
+REPORTS, BUILD = Path("reports"), Path("build")
+
+
+def warn(sentence: str) -> None:
+    print(f"bitlaw: warning: {sentence}", file=sys.stderr)
+
+
+def train(
+    profile: ProfileName,
+    paper: PaperName = None,
+    corpus: CorpusName = None,
+    workers: Workers = 2,
+    device: Device = "auto",
+    reports: ReportsFolder = REPORTS,
+    build: BuildFolder = BUILD,
+    repeats: Repeats = False,
+    rebuild: Rebuild = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train what a profile still lacks. Ctrl-C saves and stops; the same command goes on."""
+    from shared.sweep.ledger import Ledger
+    from shared.sweep.tables import read_runs
+
+    want = expected(profile, paper, corpus, dry_run)
+    done = {run_id for (run_id,) in read_runs(reports)}
+    if rebuild:
+        ledger = Ledger(build)
+        done = {run_id for run_id in done if ledger.whole(run_id, warn)}
+    runs = [run for run in want.runs if run.spec.run_id not in done]
+    if dry_run:
+        print_cost(profile, want, runs, workers, reports)
+        return
+    if not runs:
+        print(f"{profile}: all {len(want.runs)} runs are finished")
+        return
+    if not repeats:
+        check_horizons(runs)
+    start(plan_of(want, runs, {}, device, build), reports, workers)
+    print(f"{profile}: {len(runs)} runs finished, {len(want.runs)} in all; table {reports / 'runs.csv'}")
+
+
+def measure(
+    profile: ProfileName,
+    paper: PaperName = None,
+    corpus: CorpusName = None,
+    workers: Workers = 2,
+    device: Device = "auto",
+    reports: ReportsFolder = REPORTS,
+    build: BuildFolder = BUILD,
+    dry_run: DryRun = False,
+) -> None:
+    """Measure the post-training quantizations of a profile on the checkpoints at hand."""
+    from shared.sweep.ledger import Ledger
+
+    want = expected(profile, paper, corpus, dry_run)
+    lacking = lacking_cells(want, reports)
+    ledger = Ledger(build)
+    here = [r for r in want.runs if r.spec.run_id in lacking and ledger.result(r.spec.run_id, warn) is not None]
+    cells = {run.spec.run_id: lacking[run.spec.run_id] for run in here}
+    away = sum(len(found) for found in lacking.values()) - sum(len(found) for found in cells.values())
+    print(f"{profile}: {sum(len(c) for c in cells.values())} cells to measure on {len(here)} checkpoints")
+    if away:
+        print(f"{away} cells wait for checkpoints that are not here: `bitlaw train {profile} --rebuild` trains them")
+    if dry_run or not here:
+        return
+    start(plan_of(want, here, cells, device, build), reports, workers)
+    print(f"{profile}: measured; table {reports / 'measurements.csv'}")
+
+
+def status(
+    profile: ProfileName,
+    paper: PaperName = None,
+    corpus: CorpusName = None,
+    reports: ReportsFolder = REPORTS,
+) -> None:
+    """Say what a profile still lacks, judged from the two tables; exit 0 only when it is complete."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from shared.sweep.tables import read_runs
+
+    want = expected(profile, paper, corpus, dry=False)
+    runs = {run_id: row for (run_id,), row in read_runs(reports).items()}
+    lacking = lacking_cells(want, reports)
+    table = Table("size", "corpus", "seed", "checkpoints", "diverged", "cells", title=f"{profile}: finished / expected")
+    complete = True
+    for (size, corpus_name, seed), members in group(want.runs).items():
+        ids = [run.spec.run_id for run in members]
+        finished = [run_id for run_id in ids if run_id in runs]
+        diverged = sum(runs[run_id]["diverged"] == "True" for run_id in finished)
+        cells = sum(len(want.cells.get(run_id, [])) for run_id in ids)
+        missing = sum(len(lacking.get(run_id, [])) for run_id in ids)
+        complete &= len(finished) == len(ids) and not missing
+        table.add_row(
+            size, corpus_name, str(seed), f"{len(finished)} / {len(ids)}", str(diverged), f"{cells - missing} / {cells}"
+        )
+    Console().print(table)
+    print("complete" if complete else f"not complete: `bitlaw train {profile}`, then `bitlaw measure {profile}`")
+    raise typer.Exit(0 if complete else 1)
+
+
+def expected(profile: str, paper: str | None, corpus: str | None, dry: bool) -> "Expected":
+    """What the profile consists of; an unknown profile or paper is said first, and a dry run needs no corpus."""
+    from replications.pool import expand
+    from shared.corpus.load import load_corpus
+    from shared.errors import BitlawError
+
+    unknown = "0" * 64
+    want = expand(profile, unknown, paper=paper, corpus=corpus)
+    try:
+        sha256 = load_corpus(corpus or want.profile.corpus, Path()).sha256
+    except BitlawError:
+        if not dry:
+            raise
+        return want
+    return expand(profile, sha256, paper=paper, corpus=corpus)
+
+
+def lacking_cells(want: "Expected", reports: Path) -> "dict[str, list]":
+    """Cells by run that the table lacks; a diverged run owes none."""
+    from shared.sweep.tables import read_measurements, read_runs
+
+    diverged = {run_id for (run_id,), row in read_runs(reports).items() if row["diverged"] == "True"}
+    have = {(run_id, f"{method}-{form}-{size}") for run_id, method, form, size, *_ in read_measurements(reports)}
+    lacking = {
+        run_id: [cell for cell in cells if (run_id, cell.name) not in have]
+        for run_id, cells in want.cells.items()
+        if run_id not in diverged
+    }
+    return {run_id: cells for run_id, cells in lacking.items() if cells}
+
+
+def plan_of(want: "Expected", runs: "list[Run]", cells: "dict[str, list]", device: str, build: Path) -> "Plan":
+    from shared.sweep.launch import git_state
+    from shared.sweep.worker import Plan
+    from shared.train.device import pick
+
+    pick(device)
+    root = Path.cwd()
+    return Plan(root, build.resolve(), runs, cells, device, want.profile.save_seconds, git_state(root))
+
+
+def start(plan: "Plan", reports: Path, workers: int) -> None:
+    from shared.sweep.launch import checked, launch
+
+    checked(launch(plan, reports, workers, warn))
+
+
+def check_horizons(runs: "list[Run]") -> None:
+    """Raises BitlawError when a corpus is too small for the longest horizon to see each token once."""
+    from shared.corpus.load import load_corpus
+    from shared.errors import BitlawError
+    from shared.sweep.spec import tokens_label
+
+    for corpus in sorted({run.corpus for run in runs}):
+        available = len(load_corpus(corpus, Path()).train) - 1
+        longest = max(run.spec.tokens for run in runs if run.corpus == corpus)
+        if longest > available:
+            raise BitlawError(
+                f"corpus '{corpus}' has {available} training tokens, the horizon of {tokens_label(longest)} needs "
+                f"{longest}: give more text, or allow repeats with --repeats"
+            )
+
+
+def group(runs: "list[Run]") -> "dict[tuple[str, str, int], list[Run]]":
+    grouped: dict[tuple[str, str, int], list[Run]] = {}
+    for run in runs:
+        grouped.setdefault((run.size, run.corpus, run.spec.seed), []).append(run)
+    return grouped
+
+
+def print_cost(profile: str, want: "Expected", runs: "list[Run]", workers: int, reports: Path) -> None:
+    """Each missing run with N, D, FLOPs and the time it adds; the sum for the workers asked for."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from shared.sweep.launch import expected_seconds, memory_bytes
+    from shared.sweep.spec import tokens_label, trunks
+    from shared.sweep.tables import measured_gflops
+
+    speeds = {name: size.gflops for name, size in want.sizes.items()} | measured_gflops(reports)
+    table = Table("run", "N", "D", "FLOPs", "adds", "memory", title=f"{profile}: what is missing")
+    total = 0.0
+    for members in trunks(runs).values():
+        before = 0.0
+        for number, run in enumerate(members, start=1):
+            upto = expected_seconds(members[:number], speeds)
+            phase = "cooled" if run.spec.cooled else "trunk"
+            table.add_row(
+                f"{run.spec.run_id} {run.size} seed {run.spec.seed} {phase}", f"{run.spec.shape.n_blocks:,}",
+                tokens_label(run.spec.tokens), f"{run.spec.train_flops:.1e}", duration(upto - before),
+                f"{memory_bytes(run.spec) / 2**30:.1f} GiB",
+            )  # fmt: skip
+            before = upto
+        total += before
+    Console().print(table)
+    wall = total / min(workers, max(1, len(trunks(runs))))
+    print(
+        f"{len(runs)} of {len(want.runs)} runs missing: {duration(total)} for one worker, about {duration(wall)} with "
+        f"{workers}; speeds from {reports / 'runs.csv'} where it has the size, else from pool.yaml"
+    )
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,180 @@
+"""The pool of runs and measurements, from `pool.yaml` and each paper's `experiment.yaml`.
+
+A profile (micro, smoke, cpu, gpu) names groups of runs and of measurements; a paper's `experiment.yaml` says which
+of them it needs.
+"""
+
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from shared.errors import BitlawError, nearest
+from shared.evaluate.ptq import Cell
+from shared.sweep.spec import Run, RunSpec
+
+HERE = Path(__file__).parent
+
+
+def count(value: Any) -> Any:
+    """'4M' is 4 * 2^20, '64k' is 64 * 2^10."""
+    match = re.fullmatch(r"(\d+)([kM]?)", str(value))
+    return int(match[1]) * {"": 1, "k": 2**10, "M": 2**20}[match[2]] if match else value
+
+
+Tokens = Annotated[PositiveInt, BeforeValidator(count)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Size(Strict):
+    n_layer: PositiveInt
+    d_model: PositiveInt
+    d_ff: PositiveInt
+    learning_rate: PositiveFloat
+    gflops: PositiveFloat
+
+
+class RunGroup(Strict):
+    sizes: list[str]
+    tokens: list[Tokens]
+    seeds: list[int]
+    learning_rates: list[PositiveFloat] = []
+
+
+class CellGroup(Strict):
+    method: str
+    formats: list[str]
+    group_sizes: list[str]
+    seeds: list[int]
+
+
+class Profile(Strict):
+    corpus: str
+    training: dict[str, int | float | bool | str]
+    save_seconds: PositiveFloat
+    runs: dict[str, list[RunGroup]]
+    measurements: dict[str, list[CellGroup]]
+
+
+class Pool(Strict):
+    sizes: dict[str, Size]
+    profiles: dict[str, Profile]
+
+
+class Needs(BaseModel):
+    """The part of a paper's experiment.yaml that selects from the pool."""
+
+    runs: list[str] = Field(min_length=1)
+    measurements: list[str] = []
+
+
+def read_yaml(path: Path) -> Any:
+    """Raises BitlawError when the file cannot be read or is no YAML."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BitlawError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BitlawError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
+
+
+def first_fault(path: Path, error: ValidationError) -> BitlawError:
+    """One sentence for the first thing that pydantic found wrong."""
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    return BitlawError(f"{path}: {where or 'the file'}: {fault['msg'].lower()}; mend this entry")
+
+
+def read_pool(path: Path = HERE / "pool.yaml") -> Pool:
+    try:
+        return Pool.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise first_fault(path, error) from error
+
+
+def papers() -> list[str]:
+    """Names of the replications that have an experiment file."""
+    return sorted(path.parent.name for path in HERE.glob("*/experiment.yaml"))
+
+
+def needs(paper: str) -> Needs:
+    """Raises BitlawError for an unknown paper."""
+    if paper not in papers():
+        raise BitlawError(f"paper '{paper}' is unknown{nearest(paper, papers()) or ': use ' + ', '.join(papers())}")
+    path = HERE / paper / "experiment.yaml"
+    try:
+        return Needs.model_validate(read_yaml(path).get("needs"))
+    except ValidationError as error:
+        raise first_fault(path, error) from error
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a profile (or one paper's part of it) consists of."""
+
+    profile: Profile
+    sizes: dict[str, Size]
+    runs: list[Run]
+    cells: dict[str, list[Cell]]
+
+
+def expand(
+    name: str, corpus_sha256: str, *, paper: str | None = None, corpus: str | None = None, pool: Pool | None = None
+) -> Expected:
+    """Runs and cells of a profile, on its own corpus or another. Raises BitlawError for unknown names."""
+    pool = pool or read_pool()
+    if name not in pool.profiles:
+        known = list(pool.profiles)
+        raise BitlawError(f"profile '{name}' is unknown{nearest(name, known) or ': use ' + ', '.join(known)}")
+    profile = pool.profiles[name]
+    wanted = needs(paper) if paper else Needs(runs=list(profile.runs), measurements=list(profile.measurements))
+    settings = {f.name for f in fields(RunSpec)}
+    for key in profile.training:
+        if key not in settings:
+            raise BitlawError(
+                f"pool.yaml: profile '{name}': training: {key} is no setting{nearest(key, list(settings))}"
+            )
+    runs: list[Run] = []
+    for group in wanted.runs:
+        for part in profile.runs.get(group, []):
+            runs += runs_of(part, pool, profile, corpus or profile.corpus, corpus_sha256)
+    cells: dict[str, list[Cell]] = {}
+    for group in wanted.measurements:
+        for cell_part in profile.measurements.get(group, []):
+            for run in runs:
+                if run.spec.seed in cell_part.seeds:
+                    known_cells = cells.setdefault(run.spec.run_id, [])
+                    known_cells += [cell for cell in cells_of(cell_part) if cell not in known_cells]
+    return Expected(profile, pool.sizes, list({run.spec.run_id: run for run in runs}.values()), cells)
+
+
+def runs_of(part: RunGroup, pool: Pool, profile: Profile, corpus: str, corpus_sha256: str) -> list[Run]:
+    """Every size x seed x learning rate x horizon, on the trunk and cooled."""
+    runs = []
+    for size in part.sizes:
+        if size not in pool.sizes:
+            raise BitlawError(f"pool.yaml: size '{size}' is unknown{nearest(size, list(pool.sizes))}")
+        shape = pool.sizes[size]
+        for learning_rate in part.learning_rates or [shape.learning_rate]:
+            for seed in part.seeds:
+                known: dict[str, Any] = dict(profile.training)
+                first = RunSpec(
+                    corpus_sha256=corpus_sha256, n_layer=shape.n_layer, d_model=shape.d_model, d_ff=shape.d_ff,
+                    seed=seed, learning_rate=learning_rate, tokens=part.tokens[0], cooled=False, **known,
+                )  # fmt: skip
+                runs += [
+                    Run(replace(first, tokens=tokens, cooled=cooled), size, corpus)
+                    for tokens in part.tokens
+                    for cooled in (False, True)
+                ]
+    return runs
+
+
+def cells_of(part: CellGroup) -> list[Cell]:
+    return [Cell(part.method, form, group) for form in part.formats for group in part.group_sizes]

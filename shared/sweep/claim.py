@@ -1,0 +1,101 @@
+"""Claims on work that many workers share, on one machine or over a shared folder.
+
+A claim is a file made with O_EXCL that names host and process; its owner touches it while it works. A claim is
+stale when its process is gone (same host) or when nobody has touched it for `STALE_SECONDS`.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+BEAT_SECONDS = 15.0
+STALE_SECONDS = 180.0
+
+
+def _create(path: Path, token: str) -> bool:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        return False
+    with os.fdopen(handle, "w") as opened:
+        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "token": token}, opened)
+    return True
+
+
+def _token(path: Path) -> str | None:
+    try:
+        value = json.loads(path.read_text())["token"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return str(value)
+
+
+def is_stale(path: Path) -> bool:
+    """Whether the owner of this claim is gone. An absent claim is not stale, it is free."""
+    try:
+        age = time.time() - path.stat().st_mtime
+        owner = json.loads(path.read_text() or "{}")
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        owner = {}
+    if age > STALE_SECONDS:
+        return True
+    if owner.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(owner["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _take_over(path: Path) -> None:
+    """Remove a stale claim; only the holder of the take-over file may, so that no fresh claim is ever removed."""
+    guard = path.with_suffix(".takeover")
+    if not _create(guard, ""):
+        if is_stale(guard):
+            guard.unlink(missing_ok=True)
+        return
+    try:
+        if is_stale(path):
+            path.unlink(missing_ok=True)
+    finally:
+        guard.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Hold a claim for the block; yields False at once when somebody else holds it."""
+    if is_stale(path):
+        _take_over(path)
+    token = secrets.token_hex(8)
+    if not _create(path, token):
+        yield False
+        return
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(BEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield True
+    finally:
+        done.set()
+        thread.join()
+        # A process that was suspended for minutes may have lost its claim to another one.
+        if _token(path) == token:
+            path.unlink(missing_ok=True)

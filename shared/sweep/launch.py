@@ -1,0 +1,215 @@
+"""Start local workers on a plan, show how far they are, and put what they finish into the tables.
+
+Ctrl-C reaches the workers too: they save their state and stop; the same command goes on from there.
+"""
+
+import hashlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from shared.errors import BitlawError
+from shared.files import write_text
+from shared.sweep.ledger import Ledger
+from shared.sweep.spec import Run, RunSpec, trunks
+from shared.sweep.tables import add_measurements, add_runs
+from shared.sweep.worker import Plan
+
+# A stopped worker finishes its step and saves its state: far less than this.
+STOP_SECONDS = 60.0
+Event = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a launch did: events as they came, and the first error that a worker reported (or None)."""
+
+    events: list[Event]
+    error: str | None
+
+
+def git_state(root: Path) -> dict[str, object]:
+    """Revision and whether tracked files differ from it; 'unknown' outside a git checkout."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            return subprocess.run(
+                ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+            ).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    revision = git("rev-parse", "--short=12", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "shared", "replications")
+    return {"git_revision": revision or "unknown", "dirty": changed != ""}
+
+
+def collect(plan: Plan, reports: Path, say: Callable[[str], None]) -> None:
+    """Put every finished run and cell of a plan into the tables."""
+    ledger = Ledger(plan.build)
+    results, losses = [], {}
+    for run in plan.runs:
+        result = ledger.result(run.spec.run_id, say)
+        if result is None:
+            continue
+        results.append(result)
+        if not result["diverged"]:
+            losses[run.spec.run_id] = ledger.losses(run.spec.run_id).numpy()
+    add_runs(reports, results, losses)
+    cells = [
+        found
+        for run_id, wanted in plan.cells.items()
+        for cell in wanted
+        if (found := ledger.cell(run_id, cell.name, say)) is not None
+    ]
+    if cells:
+        add_measurements(reports, cells)
+
+
+def units(plan: Plan) -> int:
+    """Length of the progress bar: cells to measure, or checkpoints to train."""
+    return sum(len(cells) for cells in plan.cells.values()) or len(plan.runs)
+
+
+def launch(plan: Plan, reports: Path, workers: int, say: Callable[[str], None]) -> Outcome:
+    """Run a plan to its end. Raises KeyboardInterrupt after Ctrl-C, with everything finished in the tables."""
+    text = json.dumps(plan.to_json(), sort_keys=True)
+    plan_file = plan.build / "plans" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+    write_text(plan_file, text)
+    count = max(1, min(workers, len(trunks(plan.runs))))
+    threads = str(max(run.spec.threads for run in plan.runs))
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "shared.sweep.worker", str(plan_file)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=plan.root,
+        )
+        for _ in range(count)
+    ]
+    lines: queue.Queue[tuple[int, str | None]] = queue.Queue()
+    errors: list[list[str]] = [[] for _ in processes]
+
+    def follow(number: int) -> None:
+        stdout, stderr = processes[number].stdout, processes[number].stderr
+        assert stdout is not None
+        assert stderr is not None
+        drain = threading.Thread(target=lambda: errors[number].extend(stderr), daemon=True)
+        drain.start()
+        for line in stdout:
+            lines.put((number, line))
+        drain.join()
+        processes[number].wait()
+        lines.put((number, None))
+
+    for number in range(count):
+        threading.Thread(target=follow, args=(number,), daemon=True).start()
+    labels = {run.spec.run_id: run.label for run in plan.runs}
+    events: list[Event] = []
+    error: str | None = None
+    interrupted = False
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, transient=True) as progress:
+        bar = progress.add_task("measuring" if plan.cells else "training", total=units(plan))
+        open_workers = count
+        while open_workers:
+            try:
+                number, line = lines.get(timeout=STOP_SECONDS if interrupted else None)
+            except KeyboardInterrupt:
+                interrupted = True
+                stop(processes)
+                continue
+            except queue.Empty:
+                for process in processes:
+                    process.kill()
+                continue
+            if line is None:
+                open_workers -= 1
+                if processes[number].returncode not in (0, 2, 130, -2, -15) and error is None:
+                    tail = "".join(errors[number][-20:]).strip()
+                    error = f"a worker ended with code {processes[number].returncode}: {tail or 'it said nothing'}"
+                continue
+            event = parse(line)
+            events.append(event)
+            if "finished" in event or "measured" in event:
+                run_id = str(event.get("finished") or event.get("measured"))
+                progress.advance(bar, int(str(event.get("cells", 1))))
+                progress.console.print(
+                    f"{'measured' if 'measured' in event else 'finished'} {labels[run_id]} [{run_id}]", markup=False
+                )
+                collect(plan, reports, say)
+            elif "warning" in event:
+                say(str(event["warning"]))
+            elif "error" in event and error is None:
+                error = str(event["error"])
+    collect(plan, reports, say)
+    if interrupted:
+        raise KeyboardInterrupt
+    return Outcome(events, error)
+
+
+def stop(processes: list[subprocess.Popen[str]]) -> None:
+    """Ask all workers to save and stop (a second request does no harm)."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+
+
+def parse(line: str) -> Event:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {"warning": line.strip()}
+    return value if isinstance(value, dict) else {"warning": line.strip()}
+
+
+def expected_seconds(runs: list[Run], gflops: dict[str, float]) -> float:
+    """Seconds that one worker needs for these runs, trunk and branches shared as `trunk.run` shares them."""
+    total = 0.0
+    for members in trunks(runs).values():
+        recipe, shape = members[0].spec.recipe, members[0].spec.shape
+        reached = max(
+            recipe.branch_step(run.spec.tokens) if run.spec.cooled else recipe.steps(run.spec.tokens) for run in members
+        )
+        branches = sum(
+            recipe.steps(run.spec.tokens) - recipe.branch_step(run.spec.tokens) for run in members if run.spec.cooled
+        )
+        tokens = (reached + branches) * recipe.batch_tokens
+        total += tokens * shape.flops_per_token() / (gflops[members[0].size] * 1e9)
+    return total
+
+
+def memory_bytes(spec: RunSpec) -> float:
+    """What a training process holds: 16 bytes a parameter (weights, gradients, two moments, FP32), and activations.
+
+    Kept for the backward pass, a token of a micro-batch: about 17 D + 6 F numbers of two bytes a block, the logits
+    in FP32 twice; on CPU also the attention weights, H T of six bytes (CUDA's fused kernel keeps none). An estimate.
+    """
+    shape = spec.shape
+    parameters = shape.n_blocks + shape.n_embedding + shape.n_head + shape.n_norms
+    heads = shape.d_model // shape.head_size
+    block = 2 * (17 * shape.d_model + 6 * shape.d_ff) + 6 * heads * shape.context
+    return 16.0 * parameters + spec.batch_tokens / spec.accumulate * (shape.n_layer * block + 8 * shape.vocabulary)
+
+
+def checked(outcome: Outcome) -> None:
+    """Raise what a worker reported."""
+    if outcome.error is not None:
+        raise BitlawError(outcome.error)

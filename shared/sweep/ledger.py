@@ -1,0 +1,98 @@
+"""What runs leave behind, under `build/` (git-ignored): one folder a checkpoint, one a trunk.
+
+    build/runs/<run_id>/    spec.json  checkpoint.safetensors  losses.safetensors  result.json  cells/<cell>.json
+    build/trunks/<trunk_id>/  claim  trunk.safetensors  branch.safetensors  progress.json
+
+A checkpoint counts as finished once `result.json` is there: it is written last.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from shared.errors import BitlawError
+from shared.files import read_json, write_json
+from shared.sweep.spec import Run
+from shared.train.state import DamagedFileError, load, save
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The folder of one machine or of a cluster."""
+
+    build: Path
+
+    def run_folder(self, run_id: str) -> Path:
+        return self.build / "runs" / run_id
+
+    def trunk_folder(self, trunk_id: str) -> Path:
+        return self.build / "trunks" / trunk_id
+
+    def finish(self, run: Run, weights: dict[str, Tensor], losses_S: Tensor | None, result: Result) -> None:
+        """Publish a checkpoint: spec, weights, per-sequence losses (absent when diverged), then the result."""
+        folder = self.run_folder(run.spec.run_id)
+        write_json(folder / "spec.json", run.to_json())
+        save(folder / "checkpoint.safetensors", weights, {"run_id": run.spec.run_id})
+        if losses_S is not None:
+            save(folder / "losses.safetensors", {"losses": losses_S.float()}, {"run_id": run.spec.run_id})
+        write_json(folder / "result.json", result)
+
+    def result(self, run_id: str, warn: Callable[[str], None]) -> Result | None:
+        """The result of a finished run. A damaged one is named through `warn`, removed, and counts as not finished."""
+        path = self.run_folder(run_id) / "result.json"
+        if not path.exists():
+            return None
+        try:
+            value = read_json(path)
+            if not isinstance(value, dict) or value.get("run_id") != run_id:
+                raise BitlawError(f"{path}: is not the result of run {run_id}")
+        except BitlawError as error:
+            warn(f"{error} (removed: the run is done again)")
+            path.unlink(missing_ok=True)
+            return None
+        return value
+
+    def weights(self, run_id: str) -> dict[str, Tensor]:
+        """Raises DamagedFileError."""
+        return load(self.run_folder(run_id) / "checkpoint.safetensors")[0]
+
+    def losses(self, run_id: str) -> Tensor:
+        """Per-sequence validation losses (S,). Raises DamagedFileError."""
+        return load(self.run_folder(run_id) / "losses.safetensors")[0]["losses"]
+
+    def whole(self, run_id: str, warn: Callable[[str], None]) -> bool:
+        """Whether result, checkpoint and losses of a run are all at hand and undamaged; damage is named and removed."""
+        result = self.result(run_id, warn)
+        if result is None:
+            return False
+        try:
+            self.weights(run_id)
+            if not result["diverged"]:
+                self.losses(run_id)
+        except DamagedFileError as error:
+            warn(f"{error} (done: the run is trained again)")
+            (self.run_folder(run_id) / "result.json").unlink(missing_ok=True)
+            return False
+        return True
+
+    def cell_file(self, run_id: str, cell: str) -> Path:
+        return self.run_folder(run_id) / "cells" / f"{cell}.json"
+
+    def cell(self, run_id: str, cell: str, warn: Callable[[str], None]) -> Result | None:
+        path = self.cell_file(run_id, cell)
+        if not path.exists():
+            return None
+        try:
+            value = read_json(path)
+            if not isinstance(value, dict) or value.get("run_id") != run_id:
+                raise BitlawError(f"{path}: is not a measurement of run {run_id}")
+        except BitlawError as error:
+            warn(f"{error} (removed: the cell is measured again)")
+            path.unlink(missing_ok=True)
+            return None
+        return value

@@ -1,0 +1,147 @@
+"""The two tables in git: `reports/runs.csv` and `reports/measurements.csv`, and the base runs' losses beside them.
+
+Rows are only ever added or replaced by their id, under a lock; both tables are sorted by id, so that diffs are stable.
+"""
+
+import contextlib
+import csv
+import fcntl
+import io
+import math
+import statistics
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import BitlawError, nearest
+from shared.files import replacing, write_text
+
+Row = dict[str, str]
+
+RUN_COLUMNS = (
+    "run_id", "trunk_id", "size", "corpus", "corpus_sha256", "n_layer", "d_model", "d_ff", "head_size", "vocabulary",
+    "context", "n_blocks", "n_embedding", "n_head", "tokens", "cooled", "lr_fraction", "seed", "learning_rate",
+    "batch_tokens", "warmup_steps", "weight_decay", "beta1", "beta2", "epsilon", "clip", "cooldown", "accumulate",
+    "compute", "threads", "compile", "validation_tokens", "corpus_passes", "diverged", "loss", "loss_se",
+    "base_run_id", "delta", "delta_se", "train_loss", "train_flops", "seconds", "device", "cpu_model",
+    "torch_version", "numerics_version", "git_revision", "dirty",
+)  # fmt: skip
+MEASUREMENT_COLUMNS = (
+    "run_id", "trunk_id", "size", "corpus", "n_blocks", "tokens", "cooled", "seed", "method", "format", "bits",
+    "group_size", "group_size_d_model", "group_size_d_ff", "bits_per_weight", "activation_format", "kv_format",
+    "calibration", "relative_mse", "base_loss", "loss", "delta", "delta_se", "seconds", "numerics_version",
+)  # fmt: skip
+MEASUREMENT_KEY = ("run_id", "method", "format", "group_size", "activation_format", "kv_format", "calibration")
+UNREPEATABLE = ("seconds", "device", "cpu_model", "torch_version", "git_revision", "dirty")
+
+
+def cell_text(value: Any) -> str:
+    """Six significant digits; an absent or undefined number is an empty cell."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)
+
+
+def read_table(path: Path, columns: tuple[str, ...], key: tuple[str, ...]) -> dict[tuple[str, ...], Row]:
+    """Rows by key; an absent file has none. Raises BitlawError naming the file and the row or column at fault."""
+    if not path.exists():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as opened:
+            reader = csv.DictReader(opened)
+            found = list(reader.fieldnames or [])
+            for column in columns:
+                if column not in found:
+                    hint = nearest(column, found)
+                    raise BitlawError(f"{path}: column '{column}' is missing{hint or '; restore the file from git'}")
+            rows: dict[tuple[str, ...], Row] = {}
+            for number, row in enumerate(reader, start=2):
+                if None in row or None in row.values():
+                    raise BitlawError(f"{path}: line {number} has not {len(found)} columns; restore the file from git")
+                name = tuple(row[column] for column in key)
+                if name in rows:
+                    raise BitlawError(f"{path}: line {number} repeats {' '.join(name)}; keep one of the two")
+                rows[name] = row
+    except OSError as error:
+        raise BitlawError(f"{path}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BitlawError(f"{path}: is not a CSV table in UTF-8 ({error}); restore the file from git") from error
+    return rows
+
+
+def write_table(path: Path, columns: tuple[str, ...], rows: dict[tuple[str, ...], Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    for name in sorted(rows):
+        writer.writerow(rows[name])
+    if not path.exists() or path.read_text(encoding="utf-8") != text.getvalue():
+        write_text(path, text.getvalue())
+
+
+@contextlib.contextmanager
+def locked(reports: Path) -> Iterator[None]:
+    """One writer at a time; the lock goes with its process."""
+    reports.mkdir(parents=True, exist_ok=True)
+    with (reports / ".lock").open("w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+
+
+def read_runs(reports: Path) -> dict[tuple[str, ...], Row]:
+    return read_table(reports / "runs.csv", RUN_COLUMNS, ("run_id",))
+
+
+def read_measurements(reports: Path) -> dict[tuple[str, ...], Row]:
+    return read_table(reports / "measurements.csv", MEASUREMENT_COLUMNS, MEASUREMENT_KEY)
+
+
+def measured_gflops(reports: Path) -> dict[str, float]:
+    """GFLOP/s that one worker reached at each size: the median over the finished runs."""
+    seen: dict[str, list[float]] = {}
+    for row in read_runs(reports).values():
+        if row["seconds"] and float(row["seconds"]) > 0:
+            seen.setdefault(row["size"], []).append(float(row["train_flops"]) / float(row["seconds"]) / 1e9)
+    return {size: statistics.median(speeds) for size, speeds in seen.items()}
+
+
+def add_runs(reports: Path, results: list[dict[str, Any]], losses: dict[str, NDArray[np.float32]]) -> None:
+    """Merge finished runs into runs.csv, and the unquantized ones' losses by sequence into base_losses.npz."""
+    with locked(reports):
+        rows = read_runs(reports)
+        for result in results:
+            rows[(str(result["run_id"]),)] = {column: cell_text(result.get(column)) for column in RUN_COLUMNS}
+        kept = read_base_losses(reports)
+        if any(not np.array_equal(kept.get(run_id, np.empty(0)), value) for run_id, value in losses.items()):
+            kept |= losses
+            with replacing(reports / "base_losses.npz") as temporary, temporary.open("wb") as opened:
+                np.savez(opened, **{run_id: kept[run_id] for run_id in sorted(kept)})  # type: ignore[arg-type]
+        write_table(reports / "runs.csv", RUN_COLUMNS, rows)
+
+
+def add_measurements(reports: Path, results: list[dict[str, Any]]) -> None:
+    with locked(reports):
+        rows = read_measurements(reports)
+        for result in results:
+            row = {column: cell_text(result.get(column)) for column in MEASUREMENT_COLUMNS}
+            rows[tuple(row[column] for column in MEASUREMENT_KEY)] = row
+        write_table(reports / "measurements.csv", MEASUREMENT_COLUMNS, rows)
+
+
+def read_base_losses(reports: Path) -> dict[str, NDArray[np.float32]]:
+    """Validation losses by sequence (S,) of each unquantized run."""
+    path = reports / "base_losses.npz"
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as opened:
+            return {name: opened[name] for name in opened.files}
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise BitlawError(f"{path}: cannot be read ({error}); restore the file from git") from error

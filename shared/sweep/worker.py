@@ -1,0 +1,234 @@
+"""One worker: takes trunks from a plan, trains them, measures their cells, and publishes what it finished.
+
+Started by `launch` as `python -m shared.sweep.worker PLAN`; any number may work on one plan, on any number of
+machines over a shared folder.
+"""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.corpus.load import Corpus, load_corpus, verify
+from shared.errors import BitlawError
+from shared.evaluate.losses import evaluator, mean, validation_windows
+from shared.evaluate.ptq import Cell, measure
+from shared.files import read_json, write_json, write_text
+from shared.model import Decoder
+from shared.sweep.claim import claimed
+from shared.sweep.ledger import Ledger, Result
+from shared.sweep.spec import NUMERICS_VERSION, Run, trunks
+from shared.train import trunk
+from shared.train.batches import Batches
+from shared.train.device import pick, processor
+from shared.train.state import DamagedFileError
+
+# How often progress is written for whoever watches.
+PROGRESS_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What workers share: the runs to train, or, when there are cells, what to measure of checkpoints at hand."""
+
+    root: Path
+    build: Path
+    runs: list[Run]
+    cells: dict[str, list[Cell]]
+    device: str
+    save_seconds: float
+    provenance: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "root": str(self.root),
+            "build": str(self.build),
+            "runs": [run.to_json() for run in self.runs],
+            "cells": {run_id: [vars(cell) for cell in cells] for run_id, cells in self.cells.items()},
+            "device": self.device,
+            "save_seconds": self.save_seconds,
+            "provenance": self.provenance,
+        }
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> "Plan":
+        return Plan(
+            Path(value["root"]),
+            Path(value["build"]),
+            [Run.from_json(run) for run in value["runs"]],
+            {run_id: [Cell(**cell) for cell in cells] for run_id, cells in value["cells"].items()},
+            value["device"],
+            value["save_seconds"],
+            value["provenance"],
+        )
+
+
+@dataclass
+class Worker:
+    """One process at work on a plan."""
+
+    plan: Plan
+    stopping: Callable[[], bool]
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.plan.build)
+        self.device = pick(self.plan.device)
+        self.corpora: dict[str, Corpus] = {}
+
+    def corpus(self, run: Run) -> Corpus:
+        """The run's corpus, checked once against the hash that the run's identity names."""
+        if run.corpus not in self.corpora:
+            corpus = load_corpus(run.corpus, self.plan.root)
+            verify(corpus)
+            self.corpora[run.corpus] = corpus
+        corpus = self.corpora[run.corpus]
+        if corpus.sha256 != run.spec.corpus_sha256:
+            raise BitlawError(f"corpus '{run.corpus}' changed since this run was planned: start the command again")
+        return corpus
+
+    def provenance(self) -> Result:
+        return self.plan.provenance | {
+            "device": self.device.type,
+            "cpu_model": processor(self.device),
+            "torch_version": str(torch.__version__),
+            "numerics_version": NUMERICS_VERSION,
+        }
+
+    def train_trunk(self, runs: list[Run]) -> None:
+        """Train what is missing of one trunk."""
+        missing = [run for run in runs if not self.ledger.whole(run.spec.run_id, warn)]
+        if not missing:
+            return
+        spec, corpus = missing[0].spec, self.corpus(missing[0])
+        torch.set_num_threads(spec.threads)
+        batches = Batches(corpus.train, spec.context, spec.recipe.batch_sequences, spec.seed)
+        windows_ST = validation_windows(corpus.val, spec.context, spec.validation_tokens)
+        model = Decoder(spec.shape).to(self.device)
+        losses = evaluator(model, spec.compile)
+        wanted = {(run.spec.tokens, run.spec.cooled): run for run in missing}
+        horizons = {t: ((t, False) in wanted, (t, True) in wanted) for t in sorted({t for t, _ in wanted})}
+        folder = self.ledger.trunk_folder(spec.trunk_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        told = 0.0
+
+        def tick(step: int) -> None:
+            nonlocal told
+            if time.monotonic() - told > PROGRESS_SECONDS:
+                told = time.monotonic()
+                write_text(folder / "progress.json", json.dumps({"trunk_id": spec.trunk_id, "step": step}))
+
+        for made in trunk.run(
+            spec.recipe, batches, horizons, folder, self.device,
+            save_seconds=self.plan.save_seconds, stop=self.stopping, tick=tick, warn=warn,
+        ):  # fmt: skip
+            run = wanted[made.tokens, made.cooled]
+            losses_S, loss = None, None
+            if not made.diverged:
+                model.load_state_dict(made.weights)
+                losses_S = losses(windows_ST)
+                loss = mean(losses_S)
+            shape = run.spec.shape
+            result = (
+                {name: getattr(run.spec, name) for name in run.spec.__dataclass_fields__}
+                | {"run_id": run.spec.run_id, "trunk_id": run.spec.trunk_id, "size": run.size, "corpus": run.corpus}
+                | {"n_blocks": shape.n_blocks, "n_embedding": shape.n_embedding, "n_head": shape.n_head}
+                | {"corpus_passes": batches.repeats(made.tokens), "lr_fraction": made.lr_fraction}
+                | {"loss": loss and loss.value, "loss_se": loss and loss.se, "train_loss": made.train_loss}
+                | {"diverged": made.diverged, "train_flops": run.spec.train_flops, "seconds": made.seconds}
+                | self.provenance()
+            )
+            self.ledger.finish(run, made.weights, losses_S, result)
+            say({"finished": run.spec.run_id})
+
+    def measure_trunk(self, runs: list[Run]) -> None:
+        """Measure the cells of one trunk's checkpoints that are at hand."""
+        model, losses, windows_ST = None, None, None
+        for run in runs:
+            spec, run_id = run.spec, run.spec.run_id
+            cells = [c for c in self.plan.cells.get(run_id, []) if self.ledger.cell(run_id, c.name, warn) is None]
+            result = self.ledger.result(run_id, warn)
+            if not cells or result is None or result["diverged"]:
+                continue
+            try:
+                weights, base_S = self.ledger.weights(run_id), self.ledger.losses(run_id).double()
+            except DamagedFileError as error:
+                warn(f"{error}; its cells wait until it is trained again")
+                continue
+            if model is None:
+                torch.set_num_threads(spec.threads)
+                model = Decoder(spec.shape).to(self.device)
+                losses = evaluator(model, spec.compile)
+                windows_ST = validation_windows(self.corpus(run).val, spec.context, spec.validation_tokens)
+            assert losses is not None
+            assert windows_ST is not None
+            model.load_state_dict(weights)
+            for cell in cells:
+                if self.stopping():
+                    raise trunk.StoppedError
+                names = ("run_id", "trunk_id", "size", "corpus", "n_blocks", "tokens", "cooled", "seed")
+                row = {name: result[name] for name in names}
+                row |= {"base_loss": result["loss"], "numerics_version": result["numerics_version"]}
+                row |= measure(model, cell, losses, windows_ST, base_S)
+                path = self.ledger.cell_file(run_id, cell.name)
+                write_json(path, row)
+            say({"measured": run_id, "cells": len(cells)})
+
+    def work(self) -> None:
+        """Go through the plan's trunks until none is left that this worker can take."""
+        waiting = list(trunks(self.plan.runs).items())
+        while waiting:
+            left = []
+            for trunk_id, runs in waiting:
+                with claimed(self.ledger.trunk_folder(trunk_id) / "claim") as mine:
+                    if not mine:
+                        left.append((trunk_id, runs))
+                        continue
+                    if self.plan.cells:
+                        self.measure_trunk(runs)
+                    else:
+                        self.train_trunk(runs)
+            if len(left) == len(waiting):
+                # Somebody else holds all of them: look again, they may die.
+                if self.stopping():
+                    raise trunk.StoppedError
+                time.sleep(PROGRESS_SECONDS)
+            waiting = left
+
+
+def say(event: dict[str, Any]) -> None:
+    """One line of JSON for the launcher."""
+    print(json.dumps(event), flush=True)
+
+
+def warn(sentence: str) -> None:
+    say({"warning": sentence})
+
+
+def main(arguments: Iterable[str]) -> int:
+    """Exit codes: 0 done, 2 bad input (said as an event), 130 stopped with the state saved."""
+    (plan_file,) = arguments
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, frame: asked.append(received))
+    try:
+        Worker(Plan.from_json(read_json(Path(plan_file))), lambda: bool(asked)).work()
+    except trunk.StoppedError:
+        return 130
+    except BitlawError as error:
+        say({"error": str(error)})
+        return 2
+    except OSError as error:
+        reason = f"{error.strerror or error} at {error.filename}"
+        say({"error": f"{reason}: what was finished is kept, mend it and run again"})
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

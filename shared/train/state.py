@@ -1,0 +1,46 @@
+"""Tensors on disk that are known to be whole: safetensors with a checksum of their bytes."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from shared.errors import BitlawError
+from shared.files import replacing
+
+
+class DamagedFileError(BitlawError):
+    """A truncated or changed file of our own; whoever owns it removes it and does the work again."""
+
+
+def checksum(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
+    """Write tensors and JSON notes; the file is whole or absent."""
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    metadata = {"notes": json.dumps(notes, sort_keys=True), "sha256": checksum(tensors)}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and notes. Raises DamagedFileError when the file is truncated, changed or not ours."""
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no iterator)
+    except (SafetensorError, OSError) as error:
+        raise DamagedFileError(f"{path}: is truncated or unreadable ({error}); remove it and run again") from error
+    if metadata.get("sha256") != checksum(tensors):
+        raise DamagedFileError(f"{path}: does not match its checksum; remove it and run again")
+    return tensors, json.loads(metadata["notes"])

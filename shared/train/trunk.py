@@ -1,0 +1,213 @@
+"""The training loop: a trunk, and from it a cooldown branch to each horizon.
+
+The trunk stops at `branch_step(D)` of each horizon, trains the branch to D on a copy, hands the cooled checkpoint
+out, goes on, and hands its own checkpoint out at D. Its state is saved at every branch point, now and then in
+between, and when it is told to stop; a run that was killed goes on from there with the same numbers.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from shared.errors import BitlawError
+from shared.model import Decoder
+from shared.train.batches import Batches
+from shared.train.recipe import Recipe, branch_fraction, trunk_fraction
+from shared.train.state import DamagedFileError, load, save
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+# A loss above that of a uniform guess, this long after the start, is divergence too.
+PATIENCE_STEPS = 100
+
+
+class StoppedError(Exception):
+    """The run was asked to stop and has saved its state."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model at a horizon, as handed out by `run`."""
+
+    tokens: int
+    cooled: bool
+    diverged: bool
+    lr_fraction: float
+    train_loss: float
+    seconds: float
+    weights: dict[str, Tensor]
+
+
+class Trainer:
+    """Model, optimizer and compiled step of one trunk; `step` is the number of steps taken."""
+
+    def __init__(self, recipe: Recipe, batches: Batches, device: torch.device) -> None:
+        self.recipe, self.batches, self.device = recipe, batches, device
+        self.model = Decoder(recipe.shape).to(device)
+        self.model.initialise(recipe.seed)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=recipe.learning_rate,
+            betas=(recipe.beta1, recipe.beta2),
+            eps=recipe.epsilon,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        self.step, self.loss, self.diverged, self.seconds = 0, math.nan, False, 0.0
+        dtype = DTYPES[recipe.compute]
+
+        def mean_loss(tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+            logits_BTV = self.model(tokens_BT, dtype)
+            return F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten())
+
+        self.mean_loss = torch.compile(mean_loss, dynamic=False) if recipe.compile else mean_loss
+
+    def advance(self, fraction: float) -> float:
+        """One step at this fraction of the peak learning rate; returns the batch's loss before it."""
+        begun = time.perf_counter()
+        tokens_BT, targets_BT = self.batches(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * fraction
+        parts = self.recipe.accumulate
+        total = 0.0
+        for part_BT, goals_BT in zip(tokens_BT.chunk(parts), targets_BT.chunk(parts), strict=True):
+            loss = self.mean_loss(part_BT.to(self.device), goals_BT.to(self.device)) / parts
+            loss.backward()
+            total += loss.item()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        self.loss = total
+        late = self.step >= self.recipe.warmup_steps + PATIENCE_STEPS
+        lost = late and self.loss > math.log(self.recipe.shape.vocabulary)
+        if lost or not math.isfinite(self.loss) or not math.isfinite(norm.item()):
+            self.diverged = True
+        else:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.seconds += time.perf_counter() - begun
+        return self.loss
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and optimizer moments, by name."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}.{name}"] = value
+        return {name: value.detach().clone() for name, value in tensors.items()}
+
+    def notes(self) -> dict[str, float | int | bool | None]:
+        loss = self.loss if math.isfinite(self.loss) else None
+        return {"step": self.step, "loss": loss, "diverged": self.diverged, "seconds": self.seconds}
+
+    def restore(self, tensors: dict[str, Tensor], notes: dict[str, float | int | bool | None]) -> None:
+        self.model.load_state_dict({n[6:]: v for n, v in tensors.items() if n.startswith("model.")})
+        for name, parameter in self.model.named_parameters():
+            state = {
+                key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq", "step") if f"{key}.{name}" in tensors
+            }
+            self.optimizer.state[parameter] = {
+                key: value.clone() if key == "step" else value.to(self.device).clone() for key, value in state.items()
+            }
+        self.step = int(notes["step"] or 0)
+        self.loss = math.nan if notes["loss"] is None else float(notes["loss"])
+        self.diverged, self.seconds = bool(notes["diverged"]), float(notes["seconds"] or 0.0)
+
+
+def checkpoint(trainer: Trainer, tokens: int, cooled: bool, fraction: float) -> Checkpoint:
+    return Checkpoint(tokens, cooled, trainer.diverged, fraction, trainer.loss, trainer.seconds, trainer.weights())
+
+
+def run(
+    recipe: Recipe,
+    batches: Batches,
+    horizons: dict[int, tuple[bool, bool]],
+    folder: Path,
+    device: torch.device,
+    *,
+    save_seconds: float = 60.0,
+    stop: Callable[[], bool] = lambda: False,
+    tick: Callable[[int], None] = lambda steps: None,
+    warn: Callable[[str], None] = lambda sentence: None,
+) -> Iterator[Checkpoint]:
+    """Train a trunk and yield its checkpoints, in the order in which they come.
+
+    `horizons`: tokens -> (trunk checkpoint wanted, cooled checkpoint wanted); those not wanted are not trained for.
+    `folder` keeps `trunk.safetensors` and `branch.safetensors` for resuming; damaged ones are named through `warn`
+    and the work is done again from the start of what they held. `tick` is told each step taken (for progress).
+    Raises StoppedError, with the state saved, once `stop()` is true.
+    """
+    if recipe.compile and device.type == "cpu":
+        need_compiler()
+    trainer = Trainer(recipe, batches, device)
+    trunk_file, branch_file = folder / "trunk.safetensors", folder / "branch.safetensors"
+    for path in (trunk_file, branch_file):
+        drop_damaged(path, warn)
+    if trunk_file.exists():
+        trainer.restore(*load(trunk_file))
+    todo = sorted(
+        [(recipe.branch_step(tokens), 0, tokens) for tokens, (_, cooled) in horizons.items() if cooled]
+        + [(recipe.steps(tokens), 1, tokens) for tokens, (trunk, _) in horizons.items() if trunk]
+    )
+    if todo and todo[0][0] < trainer.step:
+        # A horizon was asked for later than the saved state: only the beginning can serve it.
+        trunk_file.unlink()
+        trainer = Trainer(recipe, batches, device)
+
+    def until(end: int, fraction: Callable[[int], float], path: Path, extra: dict[str, int]) -> None:
+        saved = time.monotonic()
+        while trainer.step < end and not trainer.diverged:
+            trainer.advance(fraction(trainer.step))
+            tick(trainer.step)
+            stopping = stop()
+            if stopping or time.monotonic() - saved > save_seconds:
+                save(path, trainer.tensors(), trainer.notes() | extra)
+                saved = time.monotonic()
+            if stopping:
+                raise StoppedError
+
+    for step, kind, tokens in todo:
+        until(step, partial(trunk_fraction, recipe), trunk_file, {})
+        save(trunk_file, trainer.tensors(), trainer.notes())
+        if kind == 1:
+            yield checkpoint(trainer, tokens, cooled=False, fraction=trunk_fraction(recipe, step - 1))
+            continue
+        kept = trainer.tensors(), trainer.notes()
+        if branch_file.exists():
+            tensors, notes = load(branch_file)
+            if notes["tokens"] == tokens:
+                trainer.restore(tensors, notes)
+        end = recipe.steps(tokens)
+        until(end, partial(branch_fraction, recipe, tokens), branch_file, {"tokens": tokens})
+        yield checkpoint(trainer, tokens, cooled=True, fraction=0.0)
+        branch_file.unlink(missing_ok=True)
+        trainer.restore(*kept)
+
+
+def drop_damaged(path: Path, warn: Callable[[str], None]) -> None:
+    """Remove a file of ours that is not whole, and say so."""
+    if path.exists():
+        try:
+            load(path)
+        except DamagedFileError as error:
+            warn(f"{error} (done: it was removed and its work starts again)")
+            path.unlink()
+
+
+def need_compiler() -> None:
+    """torch.compile on CPU calls the C++ compiler at run time."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise BitlawError("this profile compiles its step and needs a C++ compiler: install g++ (or clang)") from error
