@@ -59,7 +59,7 @@ def read_table(path: Path, columns: tuple[str, ...], key: tuple[str, ...]) -> di
             found = list(reader.fieldnames or [])
             for column in columns:
                 if column not in found:
-                    hint = nearest(column, found)
+                    hint = nearest(column, [name for name in found if name not in columns])
                     raise BitlawError(f"{path}: column '{column}' is missing{hint or '; restore the file from git'}")
             rows: dict[tuple[str, ...], Row] = {}
             for number, row in enumerate(reader, start=2):

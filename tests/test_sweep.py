@@ -1,0 +1,400 @@
+"""Run ids, the ledger, claims, tables, and a whole micro sweep under kills, damage and a full disk."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from replications.pool import expand, papers, read_pool
+from shared.corpus.write import write_description
+from shared.errors import BitlawError
+from shared.files import sha256_file
+from shared.sweep import claim, tables
+from shared.sweep.launch import expected_seconds
+from shared.sweep.spec import Run, RunSpec, trunks
+
+SPEC = RunSpec("c" * 64, n_layer=2, d_model=64, d_ff=192, seed=1, learning_rate=0.008, tokens=2**20, cooled=True)
+ROOT = Path(__file__).parent.parent
+PINNED = ["aaeeb8c686e1", "15be86de609c", "a67e1b156c3f", "feb9e0cb6ecb", "bf9d31e32744"]
+
+
+# --- identity ---------------------------------------------------------------------------------------------------
+
+
+def test_five_ids_are_pinned() -> None:
+    """A refactor leaves these alone; a change of numerics raises NUMERICS_VERSION and records new ones here."""
+    specs = [
+        SPEC,
+        replace(SPEC, cooled=False),
+        replace(SPEC, seed=2),
+        replace(SPEC, tokens=2**25, n_layer=4, d_model=128, d_ff=384, learning_rate=0.004),
+        replace(SPEC, compile=False, threads=2, context=64, batch_tokens=512),
+    ]
+    assert [spec.run_id for spec in specs] == PINNED
+
+
+def test_every_field_is_part_of_the_identity_and_defaults_are_not() -> None:
+    others: dict[str, Any] = {"corpus_sha256": "d" * 64, "compute": "fp32", "cooled": False, "compile": False}
+    for f in fields(RunSpec):
+        value = getattr(SPEC, f.name)
+        other = others.get(f.name, value * 2 if not isinstance(value, float) else value / 2)
+        assert replace(SPEC, **{f.name: other}).run_id != SPEC.run_id, f.name
+    assert "warmup_steps" not in Run(SPEC, "S", "python").to_json()["spec"]
+    explicit = RunSpec(**(Run(SPEC, "S", "python").to_json()["spec"] | {"warmup_steps": 50}))
+    assert explicit.run_id == SPEC.run_id
+
+
+def test_a_trunk_holds_its_horizons() -> None:
+    runs = [
+        Run(replace(SPEC, tokens=t, cooled=c, seed=s), "S", "python")
+        for s in (1, 2)
+        for t in (2**20, 2**21)
+        for c in (True, False)
+    ]
+    assert [len(members) for members in trunks(runs).values()] == [4, 4]
+    assert Run.from_json(json.loads(json.dumps(runs[3].to_json()))) == runs[3]
+
+
+def test_a_spec_of_another_version_is_one_sentence() -> None:
+    value = Run(SPEC, "S", "python").to_json()
+    value["spec"]["flavour"] = 1
+    with pytest.raises(BitlawError, match="another version"):
+        Run.from_json(value)
+
+
+def test_expected_time_shares_the_trunk() -> None:
+    alone = [Run(SPEC, "S", "python")]
+    both = [*alone, Run(replace(SPEC, cooled=False), "S", "python")]
+    speeds = {"S": 1.0}
+    one, two = expected_seconds(alone, speeds), expected_seconds(both, speeds)
+    assert one == pytest.approx(SPEC.train_flops / 1e9, rel=1e-6)
+    assert two == pytest.approx(1.2 * one, rel=0.01)
+
+
+# --- the pool ---------------------------------------------------------------------------------------------------
+
+
+def test_the_profiles_of_the_design() -> None:
+    pool = read_pool()
+    cpu = expand("cpu", "c" * 64)
+    sizes = {run.size: run.spec.shape.n_blocks for run in cpu.runs}
+    assert sizes == {"S": 106_496, "S4": 212_992, "M": 376_832, "M3": 565_248, "L": 851_968, "W": 753_664}
+    assert {run.spec.tokens // 2**20 for run in cpu.runs} == {1, 2, 4, 8, 16, 32}
+    assert len(cpu.runs) == 6 * 2 * (3 + 5)
+    seed_one = [run for run in cpu.runs if run.spec.seed == 1]
+    assert {len(cpu.cells[run.spec.run_id]) for run in seed_one} == {7 * 5}
+    gpu = expand("gpu", "c" * 64)
+    assert {run.size for run in gpu.runs} == {"K30", "K60", "K110", "K220"}
+    for size, near in (("K30", 30e6), ("K60", 60e6), ("K110", 110e6), ("K220", 220e6)):
+        shape = next(run.spec.shape for run in gpu.runs if run.size == size)
+        assert shape.n_blocks == pytest.approx(near, rel=0.08), size
+    assert set(pool.profiles) >= {"micro", "smoke", "cpu", "gpu"}
+
+
+def test_each_paper_selects_from_the_pool() -> None:
+    assert {"kumar_precision", "undertrained_qid"} <= set(papers())
+    whole = {run.spec.run_id for run in expand("cpu", "c" * 64).runs}
+    for paper in papers():
+        part = expand("cpu", "c" * 64, paper=paper)
+        assert part.runs
+        assert {run.spec.run_id for run in part.runs} <= whole
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("smoek", None), "did you mean 'smoke'"),
+        (("cpu", "kumar"), "paper 'kumar' is unknown"),
+    ],
+)
+def test_unknown_names(arguments: tuple[str, str | None], sentence: str) -> None:
+    with pytest.raises(BitlawError, match=sentence):
+        expand(arguments[0], "c" * 64, paper=arguments[1])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("save_seconds: 1\n", "save_second: 1\n", "save_second"),
+        ("n_layer: 1,", "n_layer: one,", "sizes.X.n_layer"),
+        ("context: 64,", "contex: 64,", "did you mean 'context'"),
+        ("sizes: [X]", "sizes: [Y]", "size 'Y' is unknown"),
+    ],
+)
+def test_a_wrong_pool_file(tmp_path: Path, old: str, new: str, sentence: str) -> None:
+    text = (ROOT / "replications" / "pool.yaml").read_text()
+    assert old in text
+    path = tmp_path / "pool.yaml"
+    path.write_text(text.replace(old, new))
+    with pytest.raises(BitlawError, match=sentence):
+        expand("micro", "c" * 64, pool=read_pool(path))
+
+
+# --- claims -----------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_is_held_once(tmp_path: Path) -> None:
+    path = tmp_path / "claim"
+    with claim.claimed(path) as first, claim.claimed(path) as second:
+        assert (first, second) == (True, False)
+    assert not path.exists()
+
+
+def test_a_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "claim"
+    code = f"from pathlib import Path; from shared.sweep.claim import _create; _create(Path({str(path)!r}), 'x')"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    assert claim.is_stale(path)
+    with claim.claimed(path) as mine:
+        assert mine
+
+
+def test_a_claim_from_another_host_goes_stale_by_age_only(tmp_path: Path) -> None:
+    path = tmp_path / "claim"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "x"}))
+    assert not claim.is_stale(path)
+    old = time.time() - claim.STALE_SECONDS - 1
+    os.utime(path, (old, old))
+    assert claim.is_stale(path)
+
+
+def test_a_lost_claim_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "claim"
+    with claim.claimed(path):
+        path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "other"}))
+    assert path.exists()
+
+
+# --- tables -----------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_added_sorted_and_replaced_by_id(tmp_path: Path) -> None:
+    losses = {"bb": np.arange(4, dtype=np.float32)}
+    tables.add_runs(tmp_path, [{"run_id": "bb", "loss": 1.23456789}, {"run_id": "aa", "loss": float("nan")}], losses)
+    tables.add_runs(tmp_path, [{"run_id": "aa", "loss": 2.0}], {})
+    rows = tables.read_runs(tmp_path)
+    assert list(rows) == [("aa",), ("bb",)]
+    assert (rows["aa",]["loss"], rows["bb",]["loss"]) == ("2", "1.23457")
+    assert list(tables.read_base_losses(tmp_path)) == ["bb"]
+    before = (tmp_path / "runs.csv").stat().st_mtime_ns
+    tables.add_runs(tmp_path, [{"run_id": "aa", "loss": 2.0}], losses)
+    assert (tmp_path / "runs.csv").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda text: text.replace("run_id", "run_di", 1), "column 'run_id' is missing, did you mean 'run_di'"),
+        (lambda text: text + text.splitlines()[1] + "\n", "line 3 repeats aa"),
+        (lambda text: text + "aa,bb\n", "line 3 has not"),
+    ],
+)
+def test_a_damaged_table_is_one_sentence(tmp_path: Path, change, sentence: str) -> None:  # type: ignore[no-untyped-def]
+    tables.add_runs(tmp_path, [{"run_id": "aa"}], {})
+    path = tmp_path / "runs.csv"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(BitlawError, match=sentence):
+        tables.add_runs(tmp_path, [{"run_id": "bb"}], {})
+
+
+# --- whole sweeps -----------------------------------------------------------------------------------------------
+
+
+def make_corpus(root: Path, tokens: int = 40_000) -> None:
+    """A small corpus with structure, written as `bitlaw data build --text` writes one."""
+    folder = root / "build" / "corpora" / "sample"
+    folder.mkdir(parents=True)
+    generator = np.random.Generator(np.random.PCG64(0))
+    walk = np.cumsum(generator.integers(0, 5, tokens)) % 1024
+    parts = {}
+    for part, values in (("train", walk[: tokens * 9 // 10]), ("val", walk[tokens * 9 // 10 :])):
+        path = folder / f"{part}.bin"
+        path.write_bytes(values.astype("<u2").tobytes())
+        parts[part] = {
+            "tokens": len(values), "bytes": len(values), "bytes_per_token": 1.0, "documents": 1,
+            "sha256": sha256_file(path),
+        }  # fmt: skip
+    write_description(folder, "sample", parts, folder / "train.bin")
+
+
+def command(root: Path, *arguments: str) -> list[str]:
+    shared = ["--corpus", "sample", "--reports", str(root / "reports"), "--build", str(root / "build")]
+    return [sys.executable, "-m", "replications.cli", *arguments, *shared]
+
+
+def bitlaw(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command(root, *arguments), cwd=root, env=environment, capture_output=True, text=True)
+
+
+def content(root: Path) -> list[list[dict[str, str]]]:
+    """Both tables without what cannot repeat."""
+    found = []
+    for name in ("runs.csv", "measurements.csv"):
+        with (root / "reports" / name).open(newline="") as opened:
+            rows = list(csv.DictReader(opened))
+        found.append([{k: v for k, v in row.items() if k not in tables.UNREPEATABLE} for row in rows])
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed micro sweep; other tests read it."""
+    root = tmp_path_factory.mktemp("finished")
+    make_corpus(root)
+    trained = bitlaw(root, "train", "micro")
+    assert trained.returncode == 0, trained.stderr
+    measured = bitlaw(root, "measure", "micro")
+    assert measured.returncode == 0, measured.stderr
+    return root
+
+
+def test_a_micro_sweep_fills_both_tables(finished: Path) -> None:
+    runs, measurements = content(finished)
+    assert len(runs) == 12
+    assert len(measurements) == 48
+    assert all(0 < float(row["loss"]) < 7 for row in runs)
+    assert {row["cooled"] for row in runs} == {"True", "False"}
+    status = subprocess.run(
+        [*command(finished, "status", "micro")[:-2]],
+        cwd=finished, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert status.returncode == 0, status.stdout + status.stderr
+    again = bitlaw(finished, "train", "micro")
+    assert "all 12 runs are finished" in again.stdout
+
+
+def test_deltas_are_paired_with_the_checkpoint(finished: Path) -> None:
+    runs, measurements = content(finished)
+    losses = {row["run_id"]: float(row["loss"]) for row in runs}
+    for row in measurements:
+        assert float(row["loss"]) - losses[row["run_id"]] == pytest.approx(float(row["delta"]), abs=2e-4)
+    kept = tables.read_base_losses(finished / "reports")
+    assert set(kept) == set(losses)
+    for run_id, values in kept.items():
+        assert values.mean() == pytest.approx(losses[run_id], abs=1e-4)
+
+
+def test_ten_kills_change_nothing(finished: Path, tmp_path: Path) -> None:
+    """SIGKILL of the launcher and its workers at ten random moments, over training and measuring."""
+    make_corpus(tmp_path)
+    chance = random.Random(0)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    kills = 0
+    for verb in ("train", "measure"):
+        for _ in range(5):
+            process = subprocess.Popen(
+                command(tmp_path, verb, "micro"), cwd=tmp_path, env=environment, start_new_session=True,
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            try:
+                process.wait(timeout=chance.uniform(2.0, 4.5))
+            except subprocess.TimeoutExpired:
+                kills += 1
+            os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+            process.wait()
+        done = bitlaw(tmp_path, verb, "micro")
+        assert done.returncode == 0, done.stderr
+    assert kills >= 5
+    assert content(tmp_path) == content(finished)
+
+
+def test_two_launches_share_the_work_and_train_nothing_twice(finished: Path, tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    both = [
+        subprocess.Popen(
+            command(tmp_path, "train", "micro"), cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    lines = [line for text in said for line in text.splitlines() if line.startswith("finished ")]
+    assert len(lines) == len(set(lines)) == 12
+    assert content(finished)[0] == [
+        {k: v for k, v in row.items() if k not in tables.UNREPEATABLE}
+        for row in tables.read_runs(tmp_path / "reports").values()
+    ]
+
+
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "result.json", "losses.safetensors"])
+def test_damage_is_found_named_and_redone(finished: Path, tmp_path: Path, name: str) -> None:
+    import shutil
+
+    shutil.copytree(finished, tmp_path / "copy")
+    root = tmp_path / "copy"
+    run_id = sorted(path.name for path in (root / "build" / "runs").iterdir())[3]
+    path = root / "build" / "runs" / run_id / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (root / "reports" / "runs.csv").unlink()
+    again = bitlaw(root, "train", "micro")
+    assert again.returncode == 0, again.stderr
+    assert f"{run_id}/{name}" in again.stderr
+    assert content(root) == content(finished)
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(finished: Path, tmp_path: Path) -> None:
+    """On a tmpfs of our own: too small first, then grown."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root on Linux")
+    try:
+        make_corpus(disk)
+        full = bitlaw(disk, "train", "micro")
+        assert full.returncode == 2, full.stdout + full.stderr
+        assert "No space left on device" in full.stderr
+        assert "Traceback" not in full.stderr
+        subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
+        for verb in ("train", "measure"):
+            done = bitlaw(disk, verb, "micro")
+            assert done.returncode == 0, done.stderr
+        assert content(disk) == content(finished)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "arguments", "sentence"),
+    [
+        ("nothing", ("train", "micrp"), "did you mean 'micro'"),
+        ("nothing", ("train", "micro", "--paper", "kumar_precison"), "did you mean 'kumar_precision'"),
+        ("nothing", ("train", "micro"), "there is no corpus 'sample'"),
+        ("small", ("train", "micro"), "allow repeats with --repeats"),
+        ("changed", ("train", "micro"), "train.bin: its content was changed"),
+        ("truncated", ("train", "micro"), "train.bin: has"),
+        ("corpus", ("train", "micro", "--device", "gpu0"), "device 'gpu0' is unknown"),
+        ("table", ("train", "micro"), "column 'run_id' is missing"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_code_2(
+    tmp_path: Path, prepare: str, arguments: tuple[str, ...], sentence: str
+) -> None:
+    if prepare != "nothing":
+        make_corpus(tmp_path, 4_000 if prepare == "small" else 40_000)
+    train = tmp_path / "build" / "corpora" / "sample" / "train.bin"
+    if prepare == "changed":
+        train.write_bytes(train.read_bytes()[:-2] + b"\x01\x00")
+    if prepare == "truncated":
+        train.write_bytes(train.read_bytes()[:-2])
+    if prepare == "table":
+        (tmp_path / "reports").mkdir()
+        (tmp_path / "reports" / "runs.csv").write_text("a,b\n1,2\n")
+    result = bitlaw(tmp_path, *arguments)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    if prepare == "table":
+        assert (tmp_path / "reports" / "runs.csv").read_text() == "a,b\n1,2\n"
