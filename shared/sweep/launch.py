@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -113,6 +114,9 @@ def launch(plan: Plan, reports: Path, workers: int, say: Callable[[str], None]) 
         processes[number].wait()
         lines.put((number, None))
 
+    # A polite kill is a Ctrl-C: workers save and stop.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     for number in range(count):
         threading.Thread(target=follow, args=(number,), daemon=True).start()
     labels = {run.spec.run_id: run.label for run in plan.runs}

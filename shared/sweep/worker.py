@@ -5,6 +5,7 @@ machines over a shared folder.
 """
 
 import json
+import os
 import signal
 import sys
 import time
@@ -211,13 +212,14 @@ def warn(sentence: str) -> None:
 
 
 def main(arguments: Iterable[str]) -> int:
-    """Exit codes: 0 done, 2 bad input (said as an event), 130 stopped with the state saved."""
+    """Exit codes: 0 done, 2 bad input (said as an event), 130 stopped (by a signal, or left by its launcher)."""
     (plan_file,) = arguments
     asked: list[int] = []
+    launcher = os.getppid()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, frame: asked.append(received))
     try:
-        Worker(Plan.from_json(read_json(Path(plan_file))), lambda: bool(asked)).work()
+        Worker(Plan.from_json(read_json(Path(plan_file))), lambda: bool(asked) or os.getppid() != launcher).work()
     except trunk.StoppedError:
         return 130
     except BitlawError as error:
