@@ -1,4 +1,5 @@
 # bitlaw: `make repro` and `make test` are all a fresh machine needs (git, make, g++, Python 3.11+).
+.DEFAULT_GOAL := repro
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH := 2.13.0
@@ -9,17 +10,53 @@ UNLOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cubla
   nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink \
   nvidia-nvshmem-cu13 nvidia-nvtx
 
-.PHONY: install repro regenerate test lint types check lock clean
+# Stages that read only what is in git; smoke, which trains, is not one of them.
+ANALYSIS := fit claims figures compare report
+
+.PHONY: install data repro regenerate stale test lint types check lock clean
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+repro: $(READY) data  ## everything: corpus, smoke training, fits, figures, claims, report
+	dvc repro --quiet $(if $(wildcard build/smoke.json),,--force)
+	bitlaw report --show
+
+test: $(READY)  ## all tests but the slow ones
+	python -m pytest
+
+regenerate: $(READY)  ## all analysis stages again, from the tables in git
+	dvc repro --quiet --force --single-item $(ANALYSIS)
+
+stale: $(READY)  ## fails when a committed result no longer matches what it was made from
+	dvc status $(ANALYSIS)
+	dvc status --quiet $(ANALYSIS)
+
+check: $(READY)
+	bitlaw check
+
+data: $(READY)
+	bitlaw data build --check
+
+lint: $(READY)
+	ruff format --check --quiet .
+	ruff check --quiet .
+
+types: $(READY)
+	mypy
+
+clean:  ## what runs left behind; the environment and data/ stay
+	rm -rf build
 
 install: $(READY)
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "bitlaw needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	  { echo "bitlaw needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@command -v g++ >/dev/null || command -v clang++ >/dev/null || \
+	  { echo "bitlaw compiles its training step: install g++ (or clang++)" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
-	$(BIN)/python -m pip install --quiet torch==$(TORCH)
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
+	python -m pip install --quiet torch==$(TORCH)
+	python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $(READY)
 
 lock:  ## needs uv
