@@ -1,0 +1,86 @@
+"""Read a corpus: two memory-mapped token files and their description."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.corpus.write import corpus_sha256
+from shared.errors import BitlawError, nearest
+from shared.files import read_json, sha256_file
+
+PARTS = ("train", "val")
+FOLDERS = (Path("data"), Path("build/corpora"))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """``train`` and ``val``: token ids, uint16 of shape (n_tokens,), read from disk as they are used.
+
+    ``sha256`` names the content of both files; ``info`` is corpus.json.
+    """
+
+    name: str
+    sha256: str
+    folder: Path
+    train: np.memmap
+    val: np.memmap
+    info: dict[str, Any]
+
+
+def corpus_names(root: Path = Path()) -> list[str]:
+    """The names of the corpora that are there: data/ first, then the user's own."""
+    return [found.parent.name for folder in FOLDERS for found in sorted((root / folder).glob("*/corpus.json"))]
+
+
+def load_corpus(name: str, root: Path = Path()) -> Corpus:
+    """Open data/<name> or build/corpora/<name>.
+
+    Raises BitlawError when there is no such corpus, and when a file is missing, unreadable or has another size than
+    corpus.json says. Content is compared by ``verify``: hashing takes a while, sizes do not.
+    """
+    folder = next((root / base / name for base in FOLDERS if (root / base / name / "corpus.json").is_file()), None)
+    if not name or folder is None:
+        known = corpus_names(root)
+        if not known:
+            raise BitlawError(f"there is no corpus '{name}'; run `bitlaw data build`")
+        hint = nearest(name, known)
+        raise BitlawError(f"there is no corpus '{name}'{hint} (there are: {', '.join(known)})")
+    info = read_info(folder)
+    train, val = (_open(folder / f"{part}.bin", int(info[part]["tokens"])) for part in PARTS)
+    return Corpus(name=name, sha256=info["sha256"], folder=folder, train=train, val=val, info=info)
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """corpus.json of ``folder``. Raises BitlawError when it lacks a field or contradicts itself."""
+    path = folder / "corpus.json"
+    info = read_json(path)
+    try:
+        expected = corpus_sha256(*(info[part]["sha256"] for part in PARTS))
+        complete = info["sha256"] == expected and all(info[part]["tokens"] > 0 for part in PARTS)
+    except (KeyError, TypeError) as error:
+        raise BitlawError(f"{path}: is not a corpus description ({error!r}); build the corpus again") from error
+    if not complete:
+        raise BitlawError(f"{path}: was changed by hand (its hashes disagree); build the corpus again")
+    return info
+
+
+def verify(corpus: Corpus) -> None:
+    """Hash the token files and raise BitlawError naming the first that is not what corpus.json says."""
+    for part in PARTS:
+        path = corpus.folder / f"{part}.bin"
+        if sha256_file(path) != corpus.info[part]["sha256"]:
+            raise BitlawError(f"{path}: its content was changed; remove the folder and build the corpus again")
+
+
+def _open(path: Path, tokens: int) -> np.memmap:
+    try:
+        size = path.stat().st_size
+        if size != 2 * tokens:
+            raise BitlawError(
+                f"{path}: has {size:,} bytes, corpus.json says {2 * tokens:,}; remove the folder and build it again"
+            )
+        return np.memmap(path, dtype="<u2", mode="r")
+    except OSError as error:
+        raise BitlawError(f"{path}: cannot be read ({error.strerror}); build the corpus again") from error
