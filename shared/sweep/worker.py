@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ class Worker:
         self.ledger = Ledger(self.plan.build)
         self.device = pick(self.plan.device)
         self.corpora: dict[str, Corpus] = {}
+        self.benches: dict[Any, tuple[Decoder, Callable[[torch.Tensor], torch.Tensor], torch.Tensor]] = {}
 
     def corpus(self, run: Run) -> Corpus:
         """The run's corpus, checked once against the hash that the run's identity names."""
@@ -106,12 +108,11 @@ class Worker:
         missing = [run for run in runs if not self.ledger.whole(run.spec.run_id, warn)]
         if not missing:
             return
+        # Compiled steps of earlier trunks count towards a limit beyond which torch falls back to eager, unasked.
+        torch.compiler.reset()
         spec, corpus = missing[0].spec, self.corpus(missing[0])
-        torch.set_num_threads(spec.threads)
         batches = Batches(corpus.train, spec.context, spec.recipe.batch_sequences, spec.seed)
-        windows_ST = validation_windows(corpus.val, spec.context, spec.validation_tokens)
-        model = Decoder(spec.shape).to(self.device)
-        losses = evaluator(model, spec.compile)
+        model, losses, windows_ST = self.bench(missing[0])
         wanted = {(run.spec.tokens, run.spec.cooled): run for run in missing}
         horizons = {t: ((t, False) in wanted, (t, True) in wanted) for t in sorted({t for t, _ in wanted})}
         folder = self.ledger.trunk_folder(spec.trunk_id)
@@ -147,59 +148,65 @@ class Worker:
             self.ledger.finish(run, made.weights, losses_S, result)
             say({"finished": run.spec.run_id})
 
-    def measure_trunk(self, runs: list[Run]) -> None:
-        """Measure the cells of one trunk's checkpoints that are at hand."""
-        model, losses, windows_ST = None, None, None
-        for run in runs:
-            spec, run_id = run.spec, run.spec.run_id
-            cells = [c for c in self.plan.cells.get(run_id, []) if self.ledger.cell(run_id, c.name, warn) is None]
-            result = self.ledger.result(run_id, warn)
-            if not cells or result is None or result["diverged"]:
-                continue
-            try:
-                weights, base_S = self.ledger.weights(run_id), self.ledger.losses(run_id).double()
-            except DamagedFileError as error:
-                warn(f"{error}; its cells wait until it is trained again")
-                continue
-            if model is None:
-                torch.set_num_threads(spec.threads)
-                model = Decoder(spec.shape).to(self.device)
-                losses = evaluator(model, spec.compile)
-                windows_ST = validation_windows(self.corpus(run).val, spec.context, spec.validation_tokens)
-            assert losses is not None
-            assert windows_ST is not None
-            model.load_state_dict(weights)
-            for cell in cells:
-                if self.stopping():
-                    raise trunk.StoppedError
-                names = ("run_id", "trunk_id", "size", "corpus", "n_blocks", "tokens", "cooled", "seed")
-                row = {name: result[name] for name in names}
-                row |= {"base_loss": result["loss"], "numerics_version": result["numerics_version"]}
-                row |= measure(model, cell, losses, windows_ST, base_S)
-                path = self.ledger.cell_file(run_id, cell.name)
-                write_json(path, row)
-            say({"measured": run_id, "cells": len(cells)})
+    def measure_run(self, run: Run) -> None:
+        """Measure the cells of one checkpoint, when it is at hand."""
+        run_id = run.spec.run_id
+        cells = [c for c in self.plan.cells.get(run_id, []) if self.ledger.cell(run_id, c.name, warn) is None]
+        result = self.ledger.result(run_id, warn)
+        if not cells or result is None or result["diverged"]:
+            return
+        try:
+            weights, base_S = self.ledger.weights(run_id), self.ledger.losses(run_id).double()
+        except DamagedFileError as error:
+            warn(f"{error}; its cells wait until it is trained again")
+            return
+        model, losses, windows_ST = self.bench(run)
+        model.load_state_dict(weights)
+        names = ("run_id", "trunk_id", "size", "corpus", "n_blocks", "tokens", "cooled", "seed", "numerics_version")
+        known = {name: result[name] for name in names} | {"base_loss": result["loss"]}
+        for cell in cells:
+            if self.stopping():
+                raise trunk.StoppedError
+            row = known | measure(model, cell, losses, windows_ST, base_S)
+            write_json(self.ledger.cell_file(run_id, cell.name), row)
+        say({"measured": run_id, "cells": len(cells)})
+
+    def bench(self, run: Run) -> tuple[Decoder, Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
+        """A model of the run's shape, its compiled losses, and the validation windows; kept for the next run."""
+        spec = run.spec
+        key = (spec.shape, run.corpus, spec.threads, spec.compile, spec.validation_tokens)
+        if key not in self.benches:
+            torch.set_num_threads(spec.threads)
+            model = Decoder(spec.shape).to(self.device)
+            windows_ST = validation_windows(self.corpus(run).val, spec.context, spec.validation_tokens)
+            self.benches = {key: (model, evaluator(model, spec.compile), windows_ST)}
+        return self.benches[key]
 
     def work(self) -> None:
-        """Go through the plan's trunks until none is left that this worker can take."""
-        waiting = list(trunks(self.plan.runs).items())
-        while waiting:
+        """Go through the plan until nothing is left that this worker can take: trunks to train, runs to measure."""
+        if self.plan.cells:
+            tasks = [
+                (self.ledger.run_folder(run.spec.run_id), partial(self.measure_run, run)) for run in self.plan.runs
+            ]
+        else:
+            tasks = [
+                (self.ledger.trunk_folder(trunk_id), partial(self.train_trunk, runs))
+                for trunk_id, runs in trunks(self.plan.runs).items()
+            ]
+        while tasks:
             left = []
-            for trunk_id, runs in waiting:
-                with claimed(self.ledger.trunk_folder(trunk_id) / "claim") as mine:
-                    if not mine:
-                        left.append((trunk_id, runs))
-                        continue
-                    if self.plan.cells:
-                        self.measure_trunk(runs)
+            for folder, task in tasks:
+                with claimed(folder / "claim") as mine:
+                    if mine:
+                        task()
                     else:
-                        self.train_trunk(runs)
-            if len(left) == len(waiting):
+                        left.append((folder, task))
+            if len(left) == len(tasks):
                 # Somebody else holds all of them: look again, they may die.
                 if self.stopping():
                     raise trunk.StoppedError
                 time.sleep(PROGRESS_SECONDS)
-            waiting = left
+            tasks = left
 
 
 def say(event: dict[str, Any]) -> None:
