@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from replications.commands import data, replicate, train
+from replications.commands import data, replicate, report, smoke, train
 from shared.errors import BitlawError
 
 app = typer.Typer(
@@ -20,8 +20,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train.train, train.measure, train.status):
+for command in (train.train, train.measure, train.status, smoke.smoke, report.report, report.check):
     app.command()(command)
+replicate.app.command()(report.figures)
+replicate.app.command()(report.compare)
 app.add_typer(data.app, name="data")
 app.add_typer(replicate.app, name="replicate")
 

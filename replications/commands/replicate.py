@@ -1,0 +1,30 @@
+"""`bitlaw replicate`: from the two committed tables to a paper's fitted constants and claim verdicts."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Fit a paper's law to our runs and judge its claims.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="PAPER", help="a folder of replications/, such as kumar_precision")]
+Reports = Annotated[Path, typer.Option(help="folder of the tables and results")]
+Params = Annotated[Path, typer.Option(help="settings of the analysis")]
+
+
+@app.command()
+def fit(paper: Name, reports: Reports = Path("reports"), params: Params = Path("params.yaml")) -> None:
+    """Fit the paper's law to runs.csv and measurements.csv; writes reports/PAPER/fit.json."""
+    from replications import papers
+
+    target = papers.write_fit(papers.find(paper), reports, params)
+    print(*papers.exponent_lines(target), target, sep="\n")
+
+
+@app.command()
+def claims(paper: Name, reports: Reports = Path("reports")) -> None:
+    """Judge the paper's claims by its fit.json; writes reports/PAPER/claims.json."""
+    from replications import papers
+
+    target = papers.write_claims(papers.find(paper), reports)
+    print(*papers.verdict_lines(target), target, sep="\n")

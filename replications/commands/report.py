@@ -1,0 +1,91 @@
+"""`bitlaw report`, `bitlaw check` and the drawing verbs of `bitlaw replicate`: from fitted results to what is read."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from shared.report.results import PaperFit
+
+ReportsFolder = Annotated[Path, typer.Option("--reports", help="folder of the tables and results")]
+Paper = Annotated[str, typer.Argument(help="a folder of replications/, such as kumar_precision")]
+Show = Annotated[bool, typer.Option("--show", help="print what the last report says, write nothing")]
+Update = Annotated[bool, typer.Option("--update", help="make the present results the goldens")]
+
+REPORTS = Path("reports")
+
+
+def figures(paper: Paper, reports: ReportsFolder = REPORTS) -> None:
+    """Draw the paper's figures from the tables and its fit.json; writes reports/PAPER/*.svg and *.png."""
+    from replications import results
+
+    for path in results.draw_paper(paper, reports):
+        print(path)
+
+
+def compare(reports: ReportsFolder = REPORTS) -> None:
+    """Set the papers' elasticities side by side; writes reports/comparison/."""
+    from replications import results
+
+    for path in results.compare(reports):
+        print(path)
+
+
+def report(reports: ReportsFolder = REPORTS, show: Show = False) -> None:
+    """Write reports/index.html, metrics.json and plots/; print fitted against published exponents."""
+    from rich.console import Console
+
+    from replications import results
+
+    target = results.page_of(reports) if show else results.write_report(reports)
+    for fit in results.fits(reports):
+        Console().print(exponents(fit))
+    print(f"report: {target}")
+
+
+def check(reports: ReportsFolder = REPORTS, update: Update = False) -> None:
+    """Compare the results with reports/goldens.json; exit 1 when one is out of tolerance, missing or new."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from replications import results
+
+    if update:
+        n = results.update_goldens(reports)
+        print(f"{reports / 'goldens.json'}: {n} quantities")
+        return
+    n, found, same_tables = results.differences(reports)
+    if not found:
+        print(f"check: {n} quantities within tolerance")
+        return
+    table = Table("quantity", title=f"{len(found)} results differ from reports/goldens.json")
+    for heading in ("golden", "now", "allowed"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for d in found:
+        now = "missing" if d.fresh is None else f"{d.fresh:.6g}"
+        golden = "not a golden" if d.golden is None else f"{d.golden:.6g}"
+        table.add_row(d.name, golden, now, "" if d.allowed is None else f"{d.allowed:.2g}")
+    Console().print(table)
+    if not same_tables:
+        print("the goldens were made from other tables: judge the change, then `bitlaw check --update`")
+    raise typer.Exit(1)
+
+
+def exponents(fit: "PaperFit") -> "Table":
+    """A row a constant: published, and fitted to cooled and to trunk checkpoints, per channel."""
+    from rich import box
+    from rich.table import Table
+
+    from replications.results import figures_of
+
+    table = Table("constant", title=fit.paper, title_justify="left", box=box.SIMPLE)
+    for heading in ("published", "cooled, 95 %", "trunk, 95 %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, _ in figures_of(fit.paper).PANELS:
+        ours = [part.parameters[name] if (part := fit.part(phase)) else None for phase in ("cooled", "trunk")]
+        shown = ["needs runs" if v is None else f"{v['value']:.3g} [{v['low']:.3g}, {v['high']:.3g}]" for v in ours]
+        table.add_row(name, f"{fit.published['parameters'][name]['value']:.4g}", *shown)
+    return table

@@ -1,0 +1,1 @@
+"""Kumar et al. 2024, Scaling Laws for Precision (arXiv 2411.04330)."""

@@ -1,0 +1,40 @@
+"""A scaling law as data: its formula, gradient, parameters and bounds."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Columns = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Law:
+    """A law in two coordinates: raw ones, which the paper prints, and internal ones, in which the fit is well scaled.
+
+    ``theta`` below is internal, of shape (..., P) for P parameters; ``columns`` maps each input to raw values of
+    shape (n,): N in parameters, D in tokens, bits in bits.
+    """
+
+    name: str
+    source: str  # paper and equation
+    inputs: tuple[str, ...]
+    parameters: tuple[str, ...]  # P names, as reported
+    target: str  # the column that is predicted; its standard error is the column `<target>_se`, in nats per token
+    predict: Callable[[Array, Columns], Array]  # (..., P) -> (..., n), in nats per token
+    gradient: Callable[[Array, Columns], Array]  # (..., P) -> (..., n, P)
+    bounds: Array  # (P, 2), internal
+    starts: Callable[[np.random.Generator, int, Columns, Array, Array], Array]
+    # (generator, how many, columns, target (n,), standard error (n,)) -> internal (how many, P)
+    to_raw: Callable[[Array], Array]  # internal (..., P) -> raw (..., P)
+    from_raw: Callable[[Array], Array]
+
+    def raw(self, theta: Array) -> dict[str, float]:
+        """One internal vector (P,) as the paper's named constants."""
+        return dict(zip(self.parameters, map(float, self.to_raw(theta)), strict=True))
+
+    def internal(self, constants: Mapping[str, float]) -> Array:
+        """The paper's named constants as one internal vector (P,)."""
+        return self.from_raw(np.array([constants[name] for name in self.parameters], dtype=float))

@@ -1,0 +1,220 @@
+"""Tables of runs and measurements: read as text, checked cell by cell, then handed on as numbers.
+
+Every complaint names the file, the data row (from 1; the line is one more, for the header) and the column.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from shared.errors import BitlawError, nearest
+from shared.laws.law import Law
+
+# text: not empty; note: text or empty; number: finite; positive: finite and > 0; error: finite and >= 0; flag: True
+# or False; maybe: a number, or whatever a failed run left (empty, NaN, infinite).
+Kind = Literal["text", "note", "number", "positive", "error", "flag", "maybe"]
+
+RUNS: dict[str, Kind] = {
+    "run_id": "text",
+    "trunk_id": "text",
+    "size": "text",
+    "corpus": "text",
+    "n_blocks": "positive",
+    "tokens": "positive",
+    "cooled": "flag",
+    "seed": "text",
+    "loss": "maybe",
+    "diverged": "flag",
+    "base_run_id": "note",
+    "seconds": "maybe",
+    "numerics_version": "text",
+}
+MEASUREMENTS: dict[str, Kind] = {
+    "run_id": "text",
+    "method": "text",
+    "format": "text",
+    "bits": "positive",
+    "group_size": "text",
+    "activation_format": "note",
+    "kv_format": "note",
+    "calibration": "note",
+    "loss": "maybe",
+    "delta": "maybe",
+    "delta_se": "maybe",
+    "numerics_version": "text",
+}
+MEASUREMENT_KEY = ["run_id", "method", "format", "group_size", "activation_format", "kv_format", "calibration"]
+FLAGS = {"True": True, "true": True, "1": True, "False": False, "false": False, "0": False}
+
+
+def read_table(path: Path, kinds: Mapping[str, Kind]) -> pd.DataFrame:
+    """A CSV file with its known columns checked and converted; other columns stay text. Adds `row`, from 1.
+
+    Raises BitlawError: file unreadable or empty, column missing or named twice, a cell of the wrong kind.
+    """
+    try:
+        table = pd.read_csv(
+            path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig", header=None
+        )
+    except OSError as error:
+        raise BitlawError(f"{path}: cannot be read ({error.strerror})") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise BitlawError(f"{path}: is not a CSV table ({' '.join(str(error).split())})") from error
+    header = [str(name).strip() for name in table.iloc[0]]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise BitlawError(f"{path}: column '{twice[0]}' stands twice in the header; keep one")
+    table = table.iloc[1:].fillna("").reset_index(drop=True)
+    table.columns = pd.Index(header)
+    require(table, list(kinds), str(path))
+    for column, kind in kinds.items():
+        table[column] = _converted(table[column].str.strip(), kind, path)
+    table["row"] = np.arange(1, len(table) + 1)
+    return table
+
+
+def require(table: pd.DataFrame, columns: list[str], name: str) -> None:
+    """Raises BitlawError when a column is absent, naming the nearest header."""
+    known = [str(column) for column in table.columns]
+    for column in columns:
+        if column not in known:
+            raise BitlawError(f"{name}: column '{column}' is missing{nearest(column, known)}")
+
+
+def read_pool(runs: Path, measurements: Path) -> pd.DataFrame:
+    """One row per checkpoint x quantization, of all corpora and methods: the rows of `measurements` with their run.
+
+    Columns: run_id, trunk_id, size, corpus, N (block parameters), D (tokens), phase (cooled or trunk), seed, method,
+    format, bits, group_size, activation_format, kv_format, calibration, loss, delta and delta_se (nats per token),
+    base_run_id (empty for an unquantized run), diverged, seconds (of the run), numerics_version, row (of
+    `measurements`). Raises BitlawError: what `read_table` raises; an unknown run; a quantization measured
+    twice; a loss or delta that is not finite in a run that did not diverge.
+    """
+    runs_table = read_table(runs, RUNS)
+    _once(runs_table, ["run_id"], str(runs))
+    cells = read_table(measurements, MEASUREMENTS)
+    _once(cells, MEASUREMENT_KEY, str(measurements))
+    _finite(runs_table, ["loss"], ~runs_table["diverged"].astype(bool), str(runs))
+    taken = runs_table[["run_id", *(c for c in RUNS if c not in MEASUREMENTS), "numerics_version"]]
+    columns = ["row", *MEASUREMENTS]
+    pool = cells[columns].merge(taken, on="run_id", how="left", suffixes=("", "_run"), indicator=True)
+    unknown = pool[pool["_merge"] == "left_only"]
+    if len(unknown):
+        raise _bad(str(measurements), unknown.iloc[0], "run_id", f"run '{unknown.iloc[0]['run_id']}' is not in {runs}")
+    pool["diverged"] = pool["diverged"].astype(bool)
+    sound = ~pool["diverged"]
+    _finite(pool, ["loss", "delta", "delta_se"], sound, str(measurements))
+    negative = pool[sound & (pool["delta_se"] < 0)]
+    if len(negative):
+        raise _bad(str(measurements), negative.iloc[0], "delta_se", "a standard error cannot be negative")
+    differs = pool[pool["numerics_version"] != pool["numerics_version_run"]]
+    if len(differs):
+        here, there = differs.iloc[0]["numerics_version"], differs.iloc[0]["numerics_version_run"]
+        raise _bad(
+            str(measurements), differs.iloc[0], "numerics_version", f"{here} where its run in {runs} has {there}"
+        )
+    pool["phase"] = np.where(pool["cooled"].astype(bool), "cooled", "trunk")
+    pool = pool.rename(columns={"n_blocks": "N", "tokens": "D"})
+    return pool.drop(columns=["_merge", "cooled", "numerics_version_run"])
+
+
+def one_version(table: pd.DataFrame, name: str) -> None:
+    """Raises BitlawError when rows of different numerics would enter one fit."""
+    versions = table["numerics_version"]
+    if versions.nunique() > 1:
+        other = table[versions != versions.iloc[0]].iloc[0]
+        raise _bad(
+            name,
+            other,
+            "numerics_version",
+            f"{other['numerics_version']} where row {table.iloc[0]['row']} has {versions.iloc[0]}; "
+            "rows of different numerics are never fitted together",
+        )
+
+
+def check(law: Law, table: pd.DataFrame, name: str) -> None:
+    """Raises BitlawError unless `table` can be fitted by `law`: columns, finite values, positive inputs, no row
+    twice, more than one value of every input and at least as many rows as parameters."""
+    optional = [column for column in (f"{law.target}_se",) if column in table.columns]
+    require(table, [*law.inputs, law.target], name)
+    table = table.reset_index(drop=True)
+    if "row" not in table:
+        table["row"] = np.arange(1, len(table) + 1)
+    for column in [*law.inputs, law.target, *optional]:
+        if not pd.api.types.is_numeric_dtype(table[column]):
+            table[column] = _converted(table[column].astype(str).str.strip(), "maybe", name, table["row"])
+    _finite(table, [*law.inputs, law.target, *optional], pd.Series(True, index=table.index), name)
+    for column in law.inputs:
+        low = table[table[column] <= 0]
+        if len(low):
+            raise _bad(name, low.iloc[0], column, f"{low.iloc[0][column]:g} must be above zero")
+    _once(table, [str(column) for column in table.columns if column != "row"], name)
+    reason = too_little(law, table)
+    if reason:
+        raise BitlawError(f"{name}: {reason}")
+
+
+def too_little(law: Law, table: pd.DataFrame) -> str | None:
+    """Why sound rows cannot tell the law's parameters apart, or None when they may."""
+    if len(table) < len(law.parameters):
+        return f"{len(table)} rows are fewer than the {len(law.parameters)} parameters of {law.name}; measure more"
+    for column in law.inputs:
+        if table[column].nunique() == 1:
+            return (
+                f"column '{column}' has one value only ({table[column].iloc[0]:g}), "
+                f"so {law.name} cannot tell its exponent; add rows with another"
+            )
+    return None
+
+
+def _converted(text: pd.Series, kind: Kind, path: Path | str, rows: pd.Series | None = None) -> pd.Series:
+    rows = pd.Series(np.arange(1, len(text) + 1), index=text.index) if rows is None else rows
+
+    def first(bad: pd.Series, problem: str) -> None:
+        if bad.any():
+            at = bad[bad].index[0]
+            shown = f"'{text[at]}' " if text[at] else ""
+            blank = problem if text[at] else "the cell is empty"
+            raise BitlawError(f"{path}: row {rows[at]} (line {rows[at] + 1}), column '{text.name}': {shown}{blank}")
+
+    if kind in ("text", "note"):
+        first((text == "") & (kind == "text"), "is empty")
+        return text
+    if kind == "flag":
+        first(~text.isin(list(FLAGS)), "is neither True nor False")
+        return text.map(FLAGS).astype(bool)
+    numbers = pd.to_numeric(text, errors="coerce").astype(float)
+    first(numbers.isna() & ~text.str.lower().isin(["", "nan"]), "is not a number")
+    if kind != "maybe":
+        first(~np.isfinite(numbers), "is not finite")
+    if kind == "positive":
+        first(numbers <= 0, "must be above zero")
+    if kind == "error":
+        first(numbers < 0, "cannot be negative")
+    return numbers
+
+
+def _finite(table: pd.DataFrame, columns: list[str], where: pd.Series, name: str) -> None:
+    for column in columns:
+        bad = table[where & ~np.isfinite(table[column].astype(float))]
+        if len(bad):
+            value = float(bad.iloc[0][column])
+            raise _bad(name, bad.iloc[0], column, f"{value} is not finite; remove the row or mark its run as diverged")
+
+
+def _once(table: pd.DataFrame, key: list[str], name: str) -> None:
+    again = table[table.duplicated(key, keep="first")]
+    if len(again):
+        row = again.iloc[0]
+        same = (table[key] == row[key]).all(axis=1)
+        first = table[same].iloc[0]["row"]
+        raise _bad(
+            name, row, key[0] if len(key) == 1 else ", ".join(key), f"the row repeats row {first}; keep one of them"
+        )
+
+
+def _bad(name: str, row: "pd.Series[Any]", column: str, problem: str) -> BitlawError:
+    return BitlawError(f"{name}: row {row['row']} (line {row['row'] + 1}), column '{column}': {problem}")

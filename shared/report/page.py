@@ -1,0 +1,161 @@
+"""The report: one HTML file that needs no other file, no network and no script."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from shared.report.figures.deltas import tokens_label
+from shared.report.figures.gallery import Shown
+from shared.report.figures.style import count_label
+from shared.report.prose import Block
+from shared.report.provenance import Provenance
+from shared.report.results import Claim, PaperFit, Part
+
+MISS = 0.05  # of a two-sided 95 % interval
+TESTED = ("holds", "fails", "inconclusive")
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What the page shows of a paper. `fit` is None while `replicate fit` has not written it."""
+
+    id: str
+    title: str
+    constants: list[tuple[str, str]]  # (name in fit.json, heading), in the order of the law
+    readme: str
+    fit: PaperFit | None
+    claims: list[Claim]
+    figures: list[Shown]
+    deviations: list[Block]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Claims by verdict, and how many of the tested ones may be judged wrongly."""
+
+    tested: int
+    counts: list[tuple[str, int]]
+    false_verdicts: float
+
+
+def ledger(claims: list[Claim]) -> Ledger:
+    """Tested: judged on runs by an interval. A claim recomputed from the paper's constants has no interval to miss."""
+    tested = [c for c in claims if c.verdict in TESTED and c.evidence != "recomputed"]
+    return Ledger(len(tested), sorted(Counter(c.verdict for c in claims).items()), MISS * len(tested))
+
+
+def render(
+    papers: list[Paper],
+    provenance: Provenance,
+    elasticities: list[Mapping[str, Any]],
+    comparison_figures: list[Shown],
+) -> str:
+    """The page. `elasticities` are rows {"law", "label", "D", "N", "bits"} of estimates or None."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"number": number, "count": count_label, "tokens": tokens_label}
+    claims = [claim for paper in papers for claim in paper.claims]
+    return environment.get_template("page.html").render(
+        p=_provenance(provenance),
+        papers=[_paper(paper) for paper in papers],
+        claims=claims,
+        ledger=ledger(claims),
+        elasticities=[{**row, **{name: _estimate(row[name]) for name in ("D", "N", "bits")}} for row in elasticities],
+        comparison_figures=comparison_figures,
+    )
+
+
+def number(value: float | None) -> str:
+    """Three significant digits; a dash for what does not exist."""
+    if value is None:
+        return "–"
+    if isinstance(value, int) or (value == int(value) and abs(value) < 1e6):
+        return f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.2e}"
+
+
+def _provenance(provenance: Provenance) -> dict[str, Any]:
+    values = asdict(provenance)
+    sizes = provenance.sizes
+    if sizes:
+        values |= {
+            "smallest": min(int(s["N"]) for s in sizes),
+            "largest": max(int(s["N"]) for s in sizes),
+            "shortest": min(int(s["from"]) for s in sizes),
+            "longest": max(int(s["to"]) for s in sizes),
+        }
+    return values
+
+
+def _paper(paper: Paper) -> dict[str, Any]:
+    shown = {"id": paper.id, "title": paper.title, "readme": paper.readme, "deviations": paper.deviations}
+    shown |= {"figures": paper.figures, "missing": _missing(paper)}
+    if paper.fit is None:
+        return {**shown, "law": None, "headings": [], "constants": [], "fits": [], "selection": None}
+    names = [name for name, _ in paper.constants]
+    rows = [{"label": "published", "cells": [_estimate(paper.fit.published["parameters"][n]) for n in names]}]
+    rows += [
+        {"label": part.name, "cells": [_estimate(part.parameters.get(n)) for n in names]} for part in paper.fit.parts
+    ]
+    return {
+        **shown,
+        "law": paper.fit.law,
+        "headings": [heading for _, heading in paper.constants],
+        "constants": rows,
+        "fits": [_quality(part) for part in paper.fit.parts],
+        "selection": paper.fit.selection,
+    }
+
+
+def _missing(paper: Paper) -> list[str]:
+    """What the section lacks, in words."""
+    if paper.fit is None:
+        return [f"Needs runs: reports/{paper.id}/fit.json is not there; `bitlaw replicate fit {paper.id}` writes it."]
+    found = {part.phase for part in paper.fit.parts}
+    names = {"cooled": "cooled checkpoints", "trunk": "trunk checkpoints"}
+    missing = [f"Needs runs: no fit of {name} yet." for phase, name in names.items() if phase not in found]
+    missing += [f"Not fitted: {sentence}." for sentence in paper.fit.unfitted]
+    if not paper.claims:
+        missing.append(f"Needs runs: reports/{paper.id}/claims.json holds no verdict.")
+    if not paper.figures:
+        missing.append(f"No figure yet: `bitlaw replicate figures {paper.id}` draws them.")
+    return missing
+
+
+def _quality(part: Part) -> dict[str, Any]:
+    known = part.diagnostics
+    return {
+        "name": part.name,
+        "status": part.status,
+        "reasons": part.reasons,
+        "rows": part.rows,
+        "chi2_per_dof": known.get("chi2_per_dof"),
+        "tau": known.get("tau"),
+        "seed_sd": known.get("seed_sd"),
+        "share": known.get("share_of_starts_within_1pct"),
+        "condition": known.get("condition_number"),
+        "heldout_error": part.heldout.get("median_abs_log_error"),
+        "heldout_rows": part.heldout.get("rows", 0),
+        "heldout_reasons": [
+            f"{reason}: {number(found['median_abs_log_error'])} in {found['cells']} cells"
+            for reason, found in part.heldout.get("by_reason", {}).items()
+        ],
+    }
+
+
+def _estimate(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A value with everything that may stand beside it, None where it does not."""
+    if value is None:
+        return None
+    known = ("value", "low", "high", "loo_low", "loo_high", "at", "source", "confidence")
+    return {key: value.get(key) for key in known}

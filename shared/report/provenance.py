@@ -1,0 +1,67 @@
+"""Where the numbers come from, read from the two committed tables."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from shared.files import sha256_file
+from shared.sweep.tables import MEASUREMENT_COLUMNS, MEASUREMENT_KEY, RUN_COLUMNS, read_table
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Counts and versions; `tables` are (path, sha256) of what is there."""
+
+    runs: int  # checkpoints
+    trunks: int
+    diverged: int
+    measurements: int
+    hours: float  # spent: the trunk that checkpoints share counts once
+    hours_alone: float  # the sum over checkpoints, each from its first step: what separate runs would have taken
+    sizes: list[dict[str, str | int]]  # of each size: N, horizons, seeds, checkpoints
+    corpora: list[tuple[str, str]]  # (name, sha256)
+    versions: dict[str, list[str]]  # of torch, numerics, processor and device, as they occur in the table
+    validation_tokens: list[str]
+    tables: list[tuple[str, str]]
+
+
+def provenance(reports: Path) -> Provenance:
+    """Raises BitlawError when a table is damaged; absent tables have no rows."""
+    runs = pd.DataFrame(read_table(reports / "runs.csv", RUN_COLUMNS, ("run_id",)).values(), columns=list(RUN_COLUMNS))
+    measured = read_table(reports / "measurements.csv", MEASUREMENT_COLUMNS, MEASUREMENT_KEY)
+    sizes = runs.assign(N=pd.to_numeric(runs["n_blocks"]), D=pd.to_numeric(runs["tokens"]))
+    sizes = sizes.sort_values(["N", "D"])
+    columns = {"torch": "torch_version", "numerics": "numerics_version", "processor": "cpu_model", "device": "device"}
+    files = [reports / "runs.csv", reports / "measurements.csv"]
+    return Provenance(
+        runs=len(runs),
+        trunks=runs["trunk_id"].nunique(),
+        diverged=int((runs["diverged"] == "True").sum()),
+        measurements=len(measured),
+        hours=seconds_spent(runs) / 3600,
+        hours_alone=float(pd.to_numeric(runs["seconds"]).sum()) / 3600,
+        sizes=[
+            {
+                "size": str(size), "N": int(some["N"].iloc[0]), "from": int(some["D"].min()),
+                "to": int(some["D"].max()), "seeds": some["seed"].nunique(), "checkpoints": len(some),
+            }
+            for size, some in sizes.groupby("size", sort=False)
+        ],
+        corpora=sorted(set(zip(runs["corpus"], runs["corpus_sha256"], strict=True))),
+        versions={name: sorted(set(runs[column]) - {""}) for name, column in columns.items()},
+        validation_tokens=sorted(set(runs["validation_tokens"])),
+        tables=[(f"reports/{path.name}", sha256_file(path)) for path in files if path.exists()],
+    )  # fmt: skip
+
+
+def seconds_spent(runs: pd.DataFrame) -> float:
+    """Training time with each trunk counted once.
+
+    A row's seconds run from the trunk's first step to its own checkpoint. A cooled checkpoint adds the share
+    `cooldown` of its steps to what the trunk had done already; the trunk itself went as far as its last checkpoint.
+    """
+    seconds = pd.to_numeric(runs["seconds"]).fillna(0.0)
+    branch = seconds * pd.to_numeric(runs["cooldown"]).fillna(0.0) * (runs["cooled"] == "True")
+    trunk = (seconds - branch).groupby(runs["trunk_id"]).max()
+    return float(branch.sum() + trunk.sum())

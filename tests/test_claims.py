@@ -1,0 +1,152 @@
+"""Verdicts at their boundaries, and the papers' claims on pools whose truth is known."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from simulated_pool import Truth, simulate, write_pool
+
+from replications import papers
+from replications.kumar_precision.law import LAW as KUMAR
+from replications.undertrained_qid.law import LAW as OUYANG
+from shared.errors import BitlawError
+from shared.report.claim import Claim, Cost, Interval, Region, judge, ledger, measured, needs_runs, recomputed
+
+RANGE = Region("between 0.8 and 1.2", 0.8, 1.2)
+CLAIM = Claim("X1", "paper", "something is about one", "Table 1", "measured", RANGE)
+COST = Cost(trunks=4, hours_per_trunk=0.5)
+KUMAR_LIKE = Truth(KUMAR, {"C_T": 5.0, "gamma_D": 0.5, "gamma_N": 0.35, "gamma_post": 0.55})
+OUYANG_LIKE = Truth(OUYANG, {"k": 1.0, "beta": 0.5316, "alpha": 0.2276, "gamma": 5.4812}, seed_cv=0.01)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.81, 1.19, "holds"),
+        (0.8, 1.19, "inconclusive"),  # an interval that touches the edge is not inside
+        (0.81, 1.2, "inconclusive"),
+        (0.5, 0.8, "fails"),  # and one that only touches it from outside is outside: the region is open
+        (1.2, 1.5, "fails"),
+        (0.5, 0.8000001, "inconclusive"),
+        (0.1, 3.0, "inconclusive"),
+        (-2.0, -1.0, "fails"),
+        (float("nan"), 1.0, "inconclusive"),
+        (1.0, float("inf"), "inconclusive"),
+    ],
+)
+def test_verdicts_at_the_edges(low: float, high: float, verdict: str) -> None:
+    assert judge(RANGE, low, high) == verdict
+
+
+def test_signs_are_open_half_lines() -> None:
+    positive = Region("> 0", 0.0, math.inf)
+    assert judge(positive, 1e-9, 5.0) == "holds"
+    assert judge(positive, 0.0, 5.0) == "inconclusive"
+    assert judge(positive, -5.0, 0.0) == "fails"
+
+
+def test_a_claim_about_several_quantities_needs_all_of_them() -> None:
+    good, wide, bad = Interval(1.0, 0.9, 1.1, "a"), Interval(1.0, 0.7, 1.1, "b"), Interval(1.5, 1.4, 1.6, "c")
+    assert measured(CLAIM, [good, good], scale="", cost=COST).verdict == "holds"
+    undecided = measured(CLAIM, [good, wide], scale="", cost=COST)
+    assert (undecided.verdict, undecided.value, undecided.low) == ("inconclusive", 1.0, 0.7)
+    failed = measured(CLAIM, [good, wide, bad], scale="", cost=COST)
+    assert (failed.verdict, failed.value) == ("fails", 1.5)
+    assert failed.detail.startswith("c: 1.5 [1.4, 1.6], the one that decides of 3 (1 hold)")
+    assert measured(CLAIM, [], scale="", cost=COST).verdict == "needs runs"
+
+
+def test_inconclusive_says_what_could_be_seen_and_what_would_decide() -> None:
+    # Half-width 0.3 at a distance of 0.15 from the edge: four times the trunks, so 12 more of half an hour.
+    found = measured(CLAIM, [Interval(1.05, 0.75, 1.35)], scale="0.1M", cost=COST)
+    assert found.smallest_visible_effect == pytest.approx(0.3)
+    assert "an effect under 0.3 cannot be seen" in found.detail
+    assert "12 more trunks like these 4 (about 6 hours) would decide it" in found.detail
+    on_edge = measured(CLAIM, [Interval(1.2, 0.9, 1.5)], scale="0.1M", cost=COST)
+    assert "more seeds would not decide it" in on_edge.detail
+    by_law = measured(CLAIM, [Interval(1.05, 0.75, 1.35)], scale="", cost=replace(COST, seeds_limit=False))
+    assert "the law's lack of fit limits it" in by_law.detail
+    assert "hours" not in measured(CLAIM, [Interval(1.05, 0.75, 1.35)], scale="", cost=Cost(4, None)).detail
+
+
+def test_the_ledger_counts_what_chance_may_have_decided() -> None:
+    sure = Claim("X2", "paper", "a number", "Eq. 1", "recomputed", RANGE)
+    findings = [
+        measured(CLAIM, [Interval(1.0, 0.9, 1.1)], scale="", cost=COST),
+        measured(CLAIM, [Interval(2.0, 1.9, 2.1)], scale="", cost=COST),
+        measured(CLAIM, [Interval(1.0, 0.1, 2.1)], scale="", cost=COST),
+        recomputed(sure, 1.3, "it is 1.3"),
+        needs_runs(CLAIM, "no rows"),
+    ]
+    written = ledger("paper", findings)
+    assert [entry["verdict"] for entry in written["claims"]] == [
+        "holds",
+        "fails",
+        "inconclusive",
+        "fails",
+        "needs runs",
+    ]
+    assert (written["tested"], written["expected_false_verdicts"]) == (2, 0.1)
+    assert set(written["claims"][0]) == {
+        "id", "statement", "source", "evidence", "region", "verdict", "value", "low", "high", "detail",
+        "smallest_visible_effect", "scale",
+    }  # fmt: skip
+
+
+def verdicts(tmp_path: Path, name: str, truth: Truth, seeds: dict[str, int]) -> dict[str, dict[str, Any]]:
+    """The claims of a paper on a simulated pool, by id."""
+    write_pool(tmp_path, simulate(truth, seeds, np.random.default_rng(4), phases=("cooled", "trunk")))
+    params = tmp_path / "params.yaml"
+    params.write_text("fit: {n_starts: 8, n_boot: 200, seed: 1, condition_limit: 1.0e+8, signal_to_noise: 4}\n")
+    paper = papers.find(name)
+    papers.write_fit(paper, tmp_path / "reports", params)
+    target = papers.write_claims(paper, tmp_path / "reports")
+    return {claim["id"]: claim for claim in json.loads(target.read_text())["claims"]}
+
+
+def test_kumar_claims_hold_where_the_law_is_true(tmp_path: Path) -> None:
+    found = verdicts(tmp_path, "kumar_precision", KUMAR_LIKE, {"S": 3, "M": 1, "W": 1})
+    assert {id: found[id]["verdict"] for id in ("K1a", "K1b", "K1c")} == dict.fromkeys(("K1a", "K1b", "K1c"), "holds")
+    assert found["K1c"]["value"] > 0.99
+    assert found["K1a"]["scale"] == "0.11-0.75M parameters, 2-16M tokens"
+
+
+def test_kumar_claims_fail_where_it_is_false(tmp_path: Path) -> None:
+    upside_down = replace(KUMAR_LIKE, constants={"C_T": 20.0, "gamma_D": -0.4, "gamma_N": -0.4, "gamma_post": 0.9})
+    found = verdicts(tmp_path, "kumar_precision", upside_down, {"S": 3, "M": 1, "W": 1})
+    assert (found["K1a"]["verdict"], found["K1b"]["verdict"]) == ("fails", "fails")
+    assert found["K1a"]["high"] < 0 < found["K1b"]["low"]
+
+
+def test_published_constants_decide_what_needs_no_runs(tmp_path: Path) -> None:
+    found = verdicts(tmp_path, "kumar_precision", KUMAR_LIKE, {"S": 1})
+    assert {id: claim["verdict"] for id, claim in found.items()} == {
+        "K1a": "needs runs", "K1b": "needs runs", "K1c": "needs runs", "K2": "fails", "K3a": "holds", "K3b": "holds",
+    }  # fmt: skip
+    assert found["K2"]["value"] == pytest.approx(0.5068 / 0.3439, rel=1e-5)
+    assert "N^0.163" in found["K2"]["detail"]
+    assert found["K3b"]["value"] == pytest.approx(4310, rel=0.001)
+    assert found["K2"]["evidence"] == "recomputed"
+
+
+def test_ouyang_signs_and_numbers_are_judged_apart(tmp_path: Path) -> None:
+    found = verdicts(tmp_path, "undertrained_qid", OUYANG_LIKE, {"S": 3, "S4": 3, "M": 3, "W": 3})
+    assert {found[id]["verdict"] for id in ("O1a", "O1b", "O1c", "O1e", "O1f", "O1g")} == {"holds"}
+    assert found["O5"]["verdict"] == "fails"  # Table 1 does not follow Eq. 8
+    assert found["O5"]["value"] == pytest.approx(10.3e12, rel=0.01)
+    (tmp_path / "steeper").mkdir()
+    steeper = replace(OUYANG_LIKE, constants={**OUYANG_LIKE.constants, "k": 30.0, "gamma": 8.5})
+    found = verdicts(tmp_path / "steeper", "undertrained_qid", steeper, {"S": 3, "S4": 3, "M": 3, "W": 3})
+    assert (found["O1e"]["verdict"], found["O1f"]["verdict"]) == ("holds", "fails")
+
+
+def test_a_foreign_fit_file_gets_a_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "kumar_precision"
+    folder.mkdir()
+    (folder / "fit.json").write_text('{"parts": [{"phase": "cooled"}]}')
+    with pytest.raises(BitlawError, match="is not what `bitlaw replicate fit kumar_precision` writes"):
+        papers.write_claims(papers.find("kumar_precision"), tmp_path)
