@@ -34,7 +34,7 @@ def phase_points(paper: str, reports: Path) -> dict[str, pd.DataFrame]:
         return {phase: pd.DataFrame(columns=COLUMNS) for phase in PHASES}
     selection = read_settings(find(paper).file("experiment.yaml"), Selection, "fit")
     rows = select(read_pool(*tables), selection, read_settings(HELD_OUT, HeldOut))
-    return {phase: points(rows, phase, "channel") for phase in PHASES}
+    return {phase: points(find(paper).law, rows, phase, "channel") for phase in PHASES}
 
 
 def draw_paper(paper: str, reports: Path) -> list[Path]:
@@ -106,7 +106,7 @@ def page_of(reports: Path) -> Path:
 
 
 def differences(reports: Path) -> tuple[int, list[goldens.Difference], bool]:
-    """Quantities compared, those out of tolerance, and whether the goldens were made from these very tables."""
+    """Quantities compared, those out of tolerance, and whether the goldens were made from these very inputs."""
     golden, inputs = goldens.read_goldens(reports / "goldens.json")
     present = fits(reports)
     tolerances = goldens.read_tolerances(HERE / "tolerances.yaml")
@@ -124,8 +124,8 @@ def update_goldens(reports: Path) -> int:
     return len(fresh)
 
 
-def _inputs(present: list[PaperFit]) -> dict[str, str]:
-    return {name: sha256 for fit in present for name, sha256 in fit.inputs.items()}
+def _inputs(present: list[PaperFit]) -> goldens.Inputs:
+    return {fit.paper: fit.inputs for fit in present}
 
 
 def figures_of(paper: str) -> ModuleType:

@@ -110,7 +110,7 @@ def verdicts(tmp_path: Path, name: str, truth: Truth, seeds: dict[str, int]) -> 
 
 def test_kumar_claims_hold_where_the_law_is_true(tmp_path: Path) -> None:
     found = verdicts(tmp_path, "kumar_precision", KUMAR_LIKE, {"S": 3, "M": 1, "W": 1})
-    assert {id: found[id]["verdict"] for id in ("K1a", "K1b", "K1c")} == dict.fromkeys(("K1a", "K1b", "K1c"), "holds")
+    assert {found[id]["verdict"] for id in ("K1a", "K1b", "K1c", "K1d")} == {"holds"}
     assert found["K1c"]["value"] > 0.99
     assert found["K1a"]["scale"] == "0.11-0.75M parameters, 2-16M tokens"
 
@@ -122,11 +122,17 @@ def test_kumar_claims_fail_where_it_is_false(tmp_path: Path) -> None:
     assert found["K1a"]["high"] < 0 < found["K1b"]["low"]
 
 
+def test_a_power_of_the_bits_is_no_exponential(tmp_path: Path) -> None:
+    found = verdicts(tmp_path, "kumar_precision", OUYANG_LIKE, {"S": 3, "M": 1, "W": 1})
+    assert found["K1d"]["verdict"] == "fails"
+    assert found["K1d"]["low"] > 0.1
+
+
 def test_published_constants_decide_what_needs_no_runs(tmp_path: Path) -> None:
     found = verdicts(tmp_path, "kumar_precision", KUMAR_LIKE, {"S": 1})
-    assert {id: claim["verdict"] for id, claim in found.items()} == {
-        "K1a": "needs runs", "K1b": "needs runs", "K1c": "needs runs", "K2": "fails", "K3a": "holds", "K3b": "holds",
-    }  # fmt: skip
+    waiting = dict.fromkeys(("K1a", "K1b", "K1c", "K1d"), "needs runs")
+    decided = {"K2": "fails", "K3a": "holds", "K3b": "holds"}
+    assert {id: claim["verdict"] for id, claim in found.items()} == waiting | decided
     assert found["K2"]["value"] == pytest.approx(0.5068 / 0.3439, rel=1e-5)
     assert "N^0.163" in found["K2"]["detail"]
     assert found["K3b"]["value"] == pytest.approx(4310, rel=0.001)

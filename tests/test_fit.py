@@ -97,7 +97,7 @@ def test_more_seeds_of_one_size_do_not_pull_a_law_that_does_not_fit() -> None:
 
 def test_lack_of_fit_is_found_and_does_not_bias_upwards() -> None:
     levels, taus = [], []
-    for seed in range(20):
+    for seed in range(16):
         table = pool(replace(TRUTH, misfit=0.3, seed_cv=0.0, error=0.001), seed=seed)
         result = fit(LAW, table, n_starts=4, n_boot=20)
         middle = {"N": np.array([3e5]), "D": np.array([8e6]), "bits": np.array([4.0])}
@@ -105,7 +105,7 @@ def test_lack_of_fit_is_found_and_does_not_bias_upwards() -> None:
         taus.append(result.tau)
     assert np.mean(taus) == pytest.approx(0.3, abs=0.02)
     # Weights that moved with the prediction would raise the level by about tau^2 = 0.09.
-    assert abs(np.mean(levels)) < 3 * np.std(levels) / np.sqrt(20)
+    assert abs(np.mean(levels)) < 3 * np.std(levels) / np.sqrt(16)
     assert np.std(levels) < 0.09
 
 
@@ -149,7 +149,10 @@ def test_single_trunks_are_perturbed_by_the_pooled_noise() -> None:
     noise = SeedNoise(cv={f"INT{b}": 0.1 for b in (2, 4, 6, 8)}, shared=0.5, cells=1)
     cells = gather(LAW, table, noise, "trunk_id", "N")
     drawn = resample(cells, np.random.default_rng(0), 20_000, cells.target, noise, 0.0)[0] / cells.target - 1
-    np.testing.assert_allclose(drawn.std(axis=0), 0.1, rtol=0.03)
+    np.testing.assert_allclose(drawn.std(axis=0) * cells.target, cells.seed_sd(cells.target), rtol=0.03)
+    # A tenth of delta, or of the format's usual delta where that is more.
+    np.testing.assert_allclose(cells.seed_sd(cells.target), 0.1 * np.maximum(cells.target, cells.usual))
+    assert (cells.usual == pd.Series(cells.target).groupby(cells.columns["bits"]).transform("median")).all()
     same_trunk = cells.columns["N"] == SIZES["S"]
     correlation = np.asarray(np.corrcoef(drawn.T))
     np.testing.assert_allclose(correlation[np.ix_(same_trunk, same_trunk)][0, 1:], 0.5, atol=0.03)
@@ -164,6 +167,28 @@ def test_negative_deltas_stay_in() -> None:
     assert any(residual.target < 0 for residual in result.residuals)
     inside = [result.parameters[name].low < value < result.parameters[name].high for name, value in CONSTANTS.items()]
     assert sum(inside) >= 3
+
+
+def test_a_format_lost_in_seed_noise_does_not_run_away() -> None:
+    """8-bit deltas of either sign, ten times what the law predicts: they must neither inflate tau nor bend the law."""
+    table = pool(seed=5)
+    lost = table["bits"] == 8
+    scatter = 10 * table["delta"].abs().median() * np.random.default_rng(5).standard_normal(len(table))
+    drowned = table.assign(delta=np.where(lost, 0.01 * scatter, table["delta"]))
+    assert (drowned.loc[lost, "delta"] < 0).sum() > 5
+    result = quick(drowned, seed_noise(drowned, CELL))
+    assert result.status == "CONVERGED"
+    assert result.tau < 0.1
+    for name in ("gamma_D", "gamma_N", "gamma_post"):
+        assert result.parameters[name].low < CONSTANTS[name] < result.parameters[name].high
+
+
+def test_a_law_that_describes_nothing_has_failed() -> None:
+    table = exact()
+    nonsense = table.assign(delta=np.random.default_rng(0).permutation(table["delta"].to_numpy()))
+    result = quick(nonsense)
+    assert result.status == "FAILED"
+    assert "the law misses these cells by over 300%" in result.reasons
 
 
 def test_unequal_seeds_and_missing_cells_are_fitted() -> None:

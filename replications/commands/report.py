@@ -70,7 +70,7 @@ def check(reports: ReportsFolder = REPORTS, update: Update = False) -> None:
         table.add_row(d.name, golden, now, "" if d.allowed is None else f"{d.allowed:.2g}")
     Console().print(table)
     if not same_tables:
-        print("the goldens were made from other tables: judge the change, then `bitlaw check --update`")
+        print("the goldens were made from other inputs: judge the change, then `bitlaw check --update`")
     raise typer.Exit(1)
 
 

@@ -39,6 +39,19 @@ K1C = Claim(
     evidence="measured",
     region=Region("R^2 of ln delta against bits, within each (N, D), at least 0.95", 0.95, math.inf),
 )
+CURVATURE = 0.2 / 0.5907 / 6  # a fifth of the published slope, 1 / gamma_post, over the 6 bits from 2 to 8
+K1D = Claim(
+    id="K1d",
+    paper=PAPER,
+    statement="One exponential serves all bit widths",
+    source="section 3, Eq. 2",
+    evidence="measured",
+    region=Region(
+        f"second derivative of ln delta in bits within {CURVATURE:.2g}: under 20 % of the slope from 2 to 8 bits",
+        -CURVATURE,
+        CURVATURE,
+    ),
+)
 K2 = Claim(
     id="K2",
     paper=PAPER,
@@ -73,7 +86,7 @@ def judge(fit: dict[str, Any], published: dict[str, float]) -> list[Finding]:
 def _k1(fit: dict[str, Any]) -> list[Finding]:
     part = part_of(fit, PHASE, GROUP_SIZE)
     if part is None:
-        return [needs_runs(claim, f"no {PHASE} rows per channel that can be fitted") for claim in (K1A, K1B, K1C)]
+        return [needs_runs(claim, f"no {PHASE} rows per channel that can be fitted") for claim in (K1A, K1B, K1C, K1D)]
     slopes = part["law_free"]
     counted = f"{slopes['clear_cells']} of {slopes['cells']} cells are clear of the noise"
     where, price = scale(part), cost(fit, part, by_law=False)
@@ -81,12 +94,13 @@ def _k1(fit: dict[str, Any]) -> list[Finding]:
     at_D = [Interval(s["value"], s["low"], s["high"], f"D = {s['D'] / 2**20:g}M") for s in slopes["N_at_D"]]
     r2, bend = slopes["bits_r2"], slopes["bits_curvature"]
     in_bits = [Interval(r2["value"], r2["low"], r2["high"])] if r2 else []
-    bent = f"; second derivative {bend['value']:.2g} [{bend['low']:.2g}, {bend['high']:.2g}] per bit^2" if bend else ""
-    per_bit = f"; ln delta changes by {slopes['bits']['value']:.3g} per bit{bent}" if r2 else ""
+    bent = [Interval(bend["value"], bend["low"], bend["high"])] if bend else []
+    per_bit = f"; ln delta changes by {slopes['bits']['value']:.3g} per bit" if r2 else ""
     return [
         measured(K1A, at_N, scale=where, cost=price, note=counted),
         measured(K1B, at_D, scale=where, cost=price, note=counted),
         measured(K1C, in_bits, scale=where, cost=price, note=counted + per_bit),
+        measured(K1D, bent, scale=where, cost=price, note=counted),
     ]
 
 

@@ -17,7 +17,7 @@ def resample(
     - A cell of several trunks is the mean over a draw of its stratum's trunks: of G trunks, G - 1 are drawn with
       replacement, which makes the variance of the mean exactly s^2 / G (Rao and Wu 1988, with m = G - 1; G draws
       would give (G - 1) / G of it). A cell that none of the drawn trunks has is absent from that resample.
-    - A cell of one trunk is perturbed: `cv` times `level` times a normal deviate, whose variance is split into a part
+    - A cell of one trunk is perturbed by `Cells.seed_sd` times a normal deviate, whose variance is split into a part
       common to all cells of the trunk (`noise.shared`) and a part of each cell alone.
     - Both the drawn means' deviations and the common parts are multiplied, in each resample, by
       sqrt(dof / chi^2_dof): two or three seeds say little about a variance, and without it 95 % intervals cover 80 %.
@@ -51,7 +51,7 @@ def resample(
     trunk[cells.row_cell] = cells.row_trunk
     common = widen * generator.standard_normal((n, len(cells.trunks)))[:, trunk]
     own = generator.standard_normal(target.shape)
-    seeds = np.where(single, cells.cv * level, 0.0)
+    seeds = np.where(single, cells.seed_sd(level), 0.0)
     target += seeds * (np.sqrt(noise.shared) * common + np.sqrt(1 - noise.shared) * own)
     target += np.hypot(cells.error, tau * level) * generator.standard_normal(target.shape)
     return target, present

@@ -26,18 +26,27 @@ class Cells:
     error: Array  # (n,) root mean square of the rows' standard errors over the validation sequences
     rows: NDArray[np.int64]  # (n,) rows in the cell
     cv: Array  # (n,)
+    usual: Array  # (n,) median |target| over the cells of the same format
     row_cell: NDArray[np.int64]  # (m,) the cell of each row
     row_trunk: NDArray[np.int64]  # (m,) index into `trunks`
     row_target: Array  # (m,)
     trunks: tuple[str, ...]
     trunk_stratum: NDArray[np.int64]  # (trunks,)
 
+    def seed_sd(self, level: Array) -> Array:
+        """(n,) standard deviation over seeds, of one seed, where delta is about `level`.
+
+        Not less than at the format's usual delta: what seeds do to an 8-bit delta does not vanish where a law that
+        falls too fast predicts nothing.
+        """
+        return self.cv * np.maximum(level, self.usual)
+
     def measured_sd(self, level: Array) -> Array:
         """(n,) standard deviation of a cell's mean where delta is about `level`: validation sequences and seeds.
 
         The sequences are the same for every seed, so their error does not shrink with the number of rows.
         """
-        return np.sqrt(self.error**2 + (self.cv * level) ** 2 / self.rows + (ROUNDING * level) ** 2)
+        return np.sqrt(self.error**2 + self.seed_sd(level) ** 2 / self.rows + (ROUNDING * level) ** 2)
 
 
 def gather(law: Law, table: pd.DataFrame, noise: SeedNoise, clusters: str, strata: str) -> Cells:
@@ -56,12 +65,15 @@ def gather(law: Law, table: pd.DataFrame, noise: SeedNoise, clusters: str, strat
     stratum = pd.factorize(ordered[strata].to_numpy(), sort=True)[0] if strata in ordered else np.zeros(len(ordered))
     trunk_stratum = np.zeros(len(trunks), dtype=np.int64)
     trunk_stratum[row_trunk] = stratum
+    mean = np.bincount(row_cell, target, n) / rows
+    kinds = ordered[noise.by].to_numpy()[first] if noise.by in ordered else np.arange(n)
     return Cells(
         columns={name: ordered[name].to_numpy(float)[first] for name in inputs},
-        target=np.bincount(row_cell, target, n) / rows,
+        target=mean,
         error=np.sqrt(np.bincount(row_cell, error**2, n) / rows),
         rows=rows,
         cv=np.bincount(row_cell, noise.of(ordered), n) / rows,
+        usual=pd.Series(np.abs(mean)).groupby(kinds).transform("median").to_numpy(),
         row_cell=row_cell,
         row_trunk=row_trunk,
         row_target=target,

@@ -17,7 +17,7 @@ from shared.laws.tables import check
 Status = Literal["CONVERGED", "BOUND_HIT", "WEAKLY_IDENTIFIED", "FAILED"]
 
 CONDITION_LIMIT = 1e8
-LARGEST_TAU = 10.0
+LARGEST_TAU = 3.0  # a law that is off by more describes nothing
 FIRST_TAU = 0.3
 MOST_ROUNDS = 200
 STEPS_A_ROUND = 4  # the weights move again in the next round
@@ -113,15 +113,16 @@ def fit(
 
     Rows are averaged to cells (cells.py). The residual of a cell is (target - predicted) / sigma with
 
-        sigma^2 = validation error^2 + (cv * level)^2 / seeds + (tau * level)^2.
+        sigma^2 = validation error^2 + seed_sd^2 / seeds + (tau * level)^2,    seed_sd = cv * max(level, usual).
 
-    `level` is the size of the prediction. If it moved with the parameters during a minimisation, a law could lower
-    its cost by predicting more, because that enlarges sigma: a bias upward that grows with tau. Taken from the data
-    instead, low measurements get high weights: a bias downward. So sigma is frozen while the parameters move, then
-    `level` is set to the geometric mean of its old value and the new prediction, and tau to the value at which
-    chi^2 equals the degrees of freedom (zero when it is below them already), until nothing changes. At the fixed
-    point the estimating equation, sum (target - predicted) / sigma^2 * gradient = 0, has mean zero whatever tau
-    is. Negative targets enter as they are; no logarithm of data is taken except to choose starting points.
+    `level` is the size of the prediction and `usual` the format's median |target|. If level moved with the parameters
+    during a minimisation, a law could lower its cost by predicting more, because that enlarges sigma: a bias upward
+    that grows with tau. Taken from the data instead, low measurements would get high weights: a bias downward. So
+    sigma is frozen while the parameters move; then level is set to the geometric mean of its old value and the new
+    prediction, and tau to the value at which chi^2 equals the degrees of freedom (zero when it is below them
+    already), until nothing changes. At the fixed point the estimating equation, sum (target - predicted) / sigma^2 *
+    gradient = 0, has mean zero whatever tau is. Negative targets enter as they are; no logarithm of data is taken
+    except to choose starting points.
 
     Resamples (bootstrap.py) and leave-one-size-out fits keep the sigma of the full fit and start from its solution;
     they are solved together with the last round of starts, as one batch. WEAKLY_IDENTIFIED means that the condition
@@ -157,7 +158,7 @@ def fit(
 
     condition, weakest = condition_number(law, cells.columns, best, weight)
     hits = tuple(_bound_hits(law, best))
-    ok = bool(final.converged[0]) and len(draws) >= 0.9 * n_boot and settled
+    ok = bool(final.converged[0]) and len(draws) >= 0.9 * n_boot and settled and tau < LARGEST_TAU
     weak = _weaknesses(law, cells, condition, weakest, condition_limit)
     status: Status = "FAILED" if not ok else "BOUND_HIT" if hits else "WEAKLY_IDENTIFIED" if weak else "CONVERGED"
     reasons = list(weak)
@@ -169,6 +170,8 @@ def fit(
         reasons.append(
             f"{n_boot - len(draws)} of {n_boot} resamples did not converge and are left out of the intervals"
         )
+    if tau >= LARGEST_TAU:
+        reasons.append(f"the law misses these cells by over {LARGEST_TAU:.0%}")
     if hits:
         reasons.append(f"at a bound: {', '.join(hits)}")
     if f"{law.target}_se" not in table:
@@ -193,7 +196,7 @@ def fit(
         chi2_per_dof=chi2 / dof if dof else float("nan"),
         tau=tau,
         noise=noise,
-        seed_sd=float(np.median(cells.cv * level)),
+        seed_sd=float(np.median(cells.seed_sd(level))),
         residuals=tuple(
             Residual(
                 inputs={key: float(column[i]) for key, column in cells.columns.items()},

@@ -164,9 +164,7 @@ def _decide(region: Region, item: Interval, cost: Cost) -> str:
     times = (half / distance) ** 2 if distance else math.inf
     if not cost.seeds_limit or times > MOST_TIMES:
         why = f"it lies too near {edge:.3g}" if cost.seeds_limit else "the law's lack of fit limits it"
-        return (
-            f"{why}, so that another size or wider horizons{_hours(1, cost)} would decide it and more seeds would not"
-        )
+        return f"{why}: more seeds would not decide it, a trunk of another size or longer{_hours(1, cost)} might"
     more = max(1, math.ceil(cost.trunks * (times - 1) - 1e-9))
     return f"{more} more trunks like these {cost.trunks}{_hours(more, cost)} would decide it"
 

@@ -15,8 +15,10 @@ from pydantic import Field
 from shared.errors import BitlawError
 from shared.files import read_json, write_json
 from shared.laws.settings import Strict, read_settings
+from shared.report.figures.style import tokens_label
 from shared.report.results import PaperFit, Part
 
+Inputs = dict[str, dict[str, str]]  # paper -> file -> sha256 of what its results were made from
 Quantity = dict[str, Any]  # {"kind", "value", "low", "high"}; the interval where the kind has one
 
 
@@ -78,7 +80,7 @@ def _of_part(part: Part) -> list[tuple[str, Quantity]]:
     for curve in part.curves:
         # The corners of the fitted plane at the longest horizon: levels, where a changed slope shows most.
         if curve["N"] in (min(sizes), max(sizes)):
-            name = f"delta N={curve['N']:.0f} D={curve['D'][-1]:.0f} bits={curve['bits']:g}"
+            name = f"delta N={curve['N']:.0f} D={tokens_label(curve['D'][-1])} bits={curve['bits']:g}"
             found.append((name, {"kind": "predicted_delta", "value": curve["delta"][-1]}))
     if part.heldout.get("median_abs_log_error") is not None:
         found.append(("held-out error", {"kind": "heldout_error", "value": part.heldout["median_abs_log_error"]}))
@@ -88,7 +90,7 @@ def _of_part(part: Part) -> list[tuple[str, Quantity]]:
 def _law_free(part: Part) -> list[tuple[str, dict[str, float]]]:
     """Slopes measured without the law: one for each N or D, and those over all cells."""
     found = [(f"D slope at N={e['N']:.0f}", e) for e in part.law_free.get("D_at_N", [])]
-    found += [(f"N slope at D={e['D']:.0f}", e) for e in part.law_free.get("N_at_D", [])]
+    found += [(f"N slope at D={tokens_label(e['D'])}", e) for e in part.law_free.get("N_at_D", [])]
     single = ("bits", "bits_r2", "bits_curvature", "D_drift")
     return [*found, *((name, part.law_free[name]) for name in single if part.law_free.get(name))]
 
@@ -128,12 +130,11 @@ def read_tolerances(path: Path) -> Tolerances:
     return read_settings(path, Tolerances)
 
 
-def write_goldens(path: Path, fresh: Mapping[str, Quantity], inputs: Mapping[str, str]) -> None:
-    """`inputs` are the sha256 of the tables behind the results."""
-    write_json(path, {"inputs": dict(inputs), "quantities": dict(fresh)})
+def write_goldens(path: Path, fresh: Mapping[str, Quantity], inputs: Inputs) -> None:
+    write_json(path, {"inputs": inputs, "quantities": dict(fresh)})
 
 
-def read_goldens(path: Path) -> tuple[dict[str, Quantity], dict[str, str]]:
+def read_goldens(path: Path) -> tuple[dict[str, Quantity], Inputs]:
     """Quantities and the inputs' sha256. Raises BitlawError when the file is absent or holds something else."""
     if not path.exists():
         raise BitlawError(f"{path}: there are no goldens to compare with; write them with `bitlaw check --update`")

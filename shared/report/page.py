@@ -8,9 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from shared.report.figures.deltas import tokens_label
 from shared.report.figures.gallery import Shown
-from shared.report.figures.style import count_label
+from shared.report.figures.style import count_label, tokens_label
 from shared.report.prose import Block
 from shared.report.provenance import Provenance
 from shared.report.results import Claim, PaperFit, Part
@@ -79,7 +78,7 @@ def number(value: float | None) -> str:
     """Three significant digits; a dash for what does not exist."""
     if value is None:
         return "–"
-    if isinstance(value, int) or (value == int(value) and abs(value) < 1e6):
+    if value == int(value) and abs(value) < 1e4:
         return f"{value:.0f}"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.2e}"
 

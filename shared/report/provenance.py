@@ -20,7 +20,7 @@ class Provenance:
     hours: float  # spent: the trunk that checkpoints share counts once
     hours_alone: float  # the sum over checkpoints, each from its first step: what separate runs would have taken
     sizes: list[dict[str, str | int]]  # of each size: N, horizons, seeds, checkpoints
-    corpora: list[tuple[str, str]]  # (name, sha256)
+    corpora: list[tuple[str, str, float]]  # (name, sha256, training tokens, to six digits)
     versions: dict[str, list[str]]  # of torch, numerics, processor and device, as they occur in the table
     validation_tokens: list[str]
     tables: list[tuple[str, str]]
@@ -48,11 +48,20 @@ def provenance(reports: Path) -> Provenance:
             }
             for size, some in sizes.groupby("size", sort=False)
         ],
-        corpora=sorted(set(zip(runs["corpus"], runs["corpus_sha256"], strict=True))),
+        corpora=_corpora(runs),
         versions={name: sorted(set(runs[column]) - {""}) for name, column in columns.items()},
         validation_tokens=sorted(set(runs["validation_tokens"])),
         tables=[(f"reports/{path.name}", sha256_file(path)) for path in files if path.exists()],
     )  # fmt: skip
+
+
+def _corpora(runs: pd.DataFrame) -> list[tuple[str, str, float]]:
+    """Tokens over passes gives the corpus's size; the longest run tells it best."""
+    known = runs.assign(D=pd.to_numeric(runs["tokens"]), passes=pd.to_numeric(runs["corpus_passes"])).sort_values("D")
+    return [
+        (str(name), str(sha256), float((some["D"] / some["passes"]).iloc[-1]))
+        for (name, sha256), some in known.groupby(["corpus", "corpus_sha256"], sort=True)
+    ]
 
 
 def seconds_spent(runs: pd.DataFrame) -> float:

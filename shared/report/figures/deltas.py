@@ -12,10 +12,19 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from shared.report.figures.points import FITTED, HELD_OUT, SHORT
-from shared.report.figures.style import FAINT, INK, MARKERS, PALETTE, count_label, empty, outer_labels, panels, tidy
+from shared.report.figures.style import (
+    FAINT,
+    INK,
+    MARKERS,
+    PALETTE,
+    count_label,
+    empty,
+    outer_labels,
+    panels,
+    tidy,
+    tokens_label,
+)
 from shared.report.results import Part
-
-MILLION = 2**20
 
 
 def delta_figure(points: pd.DataFrame, part: Part | None) -> Figure:
@@ -31,6 +40,7 @@ def delta_figure(points: pd.DataFrame, part: Part | None) -> Figure:
         # The file of the fit has six significant digits.
         match = known[np.isclose(known, curve["N"], rtol=1e-5)]
         curves += [{**curve, "N": float(N)} for N in match]
+    ends = points["D"].min() / 1.2, points["D"].max() * 1.2
     for axes, b in zip(flat, bits, strict=True):
         here = points[points["bits"] == b]
         for curve in curves:
@@ -42,6 +52,7 @@ def delta_figure(points: pd.DataFrame, part: Part | None) -> Figure:
         for N, cells in here.groupby("N"):
             draw_points(axes, cells, *sizes[N][1:])
         panel(axes, here, [curve for curve in curves if curve["bits"] == b])
+        axes.set_xlim(*ends)
         axes.set_title(f"{b:g} bits")
     outer_labels(flat, "D (tokens)", "delta (nats per token)")
     legend(spare[0], sizes, with_lines=bool(curves))
@@ -79,23 +90,22 @@ def panel(axes: Axes, cells: pd.DataFrame, curves: list[dict[str, Any]]) -> None
     low = np.where(cells["low"] > 0, cells["low"], cells["high"])
     lines = np.concatenate([np.empty(0), *(_positive(curve["delta"]) for curve in curves)])
     marks = np.concatenate([low[low > 0], cells["high"][cells["high"] > 0], lines[np.isfinite(lines)]])
-    decades = 1.0
-    if len(marks):
-        axes.set_ylim(marks.min() / 1.3, marks.max() * 1.3)
-        decades = math.log10(marks.max() / marks.min())
+    if len(marks) == 0:
+        axes.text(0.5, 0.5, "every interval\nis negative", transform=axes.transAxes, ha="center", va="center")
+        axes.tick_params(left=False, labelleft=False)
+        marks = np.ones(1)  # any range: a logarithmic axis cannot be without one
+    # Never less than a factor of six, in which the ticks 1, 2, 5 stand at least twice.
+    decades = max(math.log10(marks.max() / marks.min()) + 0.2, math.log10(6))
+    middle = math.sqrt(marks.max() * marks.min())
+    axes.set_ylim(middle / 10 ** (decades / 2), middle * 10 ** (decades / 2))
     horizons = np.unique(cells["D"])
     axes.xaxis.set_major_locator(FixedLocator(list(horizons[:: 1 if len(horizons) < 7 else 2])))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda D, _: tokens_label(D)))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 1.7 else (1.0,)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 1.9 else (1.0,)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda delta, _: short(delta)))
     tidy(axes)
-
-
-def tokens_label(tokens: float) -> str:
-    """Tokens in the pool's unit: 1M is 2^20."""
-    return f"{tokens / MILLION:g}M"
 
 
 def short(value: float) -> str:
@@ -115,7 +125,7 @@ def legend(
         for label, color, marker in sizes.values()
     ]
     shapes = (
-        ("fitted", "o", FAINT),
+        ("fitted" if with_lines else "to be fitted", "o", FAINT),
         ("held out of the fit", "o", _pale((0.54, 0.54, 0.54))),
         ("too short to be fitted", "o", "white"),
         ("upper end, not distinct from 0", "v", "white"),

@@ -124,3 +124,8 @@ def count_label(value: float) -> str:
                 f"{scaled:.2f}{unit}" if scaled < 1 else f"{scaled:.2g}{unit}" if scaled < 10 else f"{scaled:.0f}{unit}"
             )
     return f"{value:.0f}"
+
+
+def tokens_label(tokens: float) -> str:
+    """Tokens in the pool's unit: 1M is 2^20."""
+    return f"{tokens / 2**20:.4g}M"
