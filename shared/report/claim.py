@@ -146,8 +146,12 @@ def needs_runs(claim: Claim, detail: str) -> Finding:
 
 
 def ledger(paper: str, findings: Sequence[Finding]) -> dict[str, Any]:
-    """A paper's claims.json. With 95 % intervals one verdict in twenty is false where the truth lies on an edge."""
-    tested = sum(item.verdict in ("holds", "fails") and item.claim.evidence != "recomputed" for item in findings)
+    """A paper's claims.json. With 95 % intervals one verdict in twenty is false where the truth lies on an edge.
+
+    An inconclusive claim was tested too: it could have come out wrong.
+    """
+    judged = [item for item in findings if item.verdict in ("holds", "fails", "inconclusive")]
+    tested = sum(item.claim.evidence != "recomputed" for item in judged)
     return {
         "paper": paper,
         "claims": [item.to_json() for item in findings],
