@@ -81,7 +81,8 @@ def exponents(fit: "PaperFit") -> "Table":
 
     from replications.results import figures_of
 
-    table = Table("constant", title=fit.paper, title_justify="left", box=box.SIMPLE)
+    table = Table(title=fit.paper, title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    table.add_column("constant", no_wrap=True)
     for heading in ("published", "cooled, 95 %", "trunk, 95 %"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, _ in figures_of(fit.paper).PANELS:

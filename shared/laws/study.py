@@ -64,6 +64,8 @@ def study(
     for phase in selection.phases:
         of_phase = rows[rows["phase"] == phase]
         noise = seed_noise(of_phase[of_phase["use"] == FITTED], CELL)
+        # Held-out formats have replicates of their own; a fit may not look at them, a score and a figure must.
+        shown_noise = seed_noise(of_phase[of_phase["use"] != DIVERGED], CELL)
         for group_size in selection.group_sizes:
             of_part = of_phase[of_phase["group_size"] == group_size]
             usable = of_part[of_part["use"] == FITTED]
@@ -82,7 +84,7 @@ def study(
             if reason:
                 unfitted.append({**about, "status": "FAILED", "reason": reason})
             else:
-                parts.append({**about, **_part(law, of_part, noise, settings, name)})
+                parts.append({**about, **_part(law, of_part, noise, shown_noise, settings, name)})
     counts = rows["use"].value_counts()
     rule = f"short (under {selection.min_steps} steps or D/N < {selection.min_tokens_per_parameter:g})"
     return {
@@ -102,7 +104,9 @@ def study(
     }
 
 
-def _part(law: Law, rows: pd.DataFrame, noise: SeedNoise, settings: FitSettings, name: str) -> dict[str, Any]:
+def _part(
+    law: Law, rows: pd.DataFrame, noise: SeedNoise, shown_noise: SeedNoise, settings: FitSettings, name: str
+) -> dict[str, Any]:
     fitted_rows = rows[rows["use"] == FITTED]
     result = fit(
         law,
@@ -116,7 +120,7 @@ def _part(law: Law, rows: pd.DataFrame, noise: SeedNoise, settings: FitSettings,
     )
     cells = gather(law, fitted_rows, noise, "trunk_id", "N")
     free = law_free(cells, noise, n_boot=settings.n_boot, seed=settings.seed, signal_to_noise=settings.signal_to_noise)
-    shown = gather(law, rows[rows["use"] != DIVERGED], noise, "trunk_id", "N")
+    shown = gather(law, rows[rows["use"] != DIVERGED], shown_noise, "trunk_id", "N")
     return {
         "status": result.status,
         "reasons": list(result.reasons),
@@ -144,7 +148,7 @@ def _part(law: Law, rows: pd.DataFrame, noise: SeedNoise, settings: FitSettings,
             }
             for residual in result.residuals
         ],
-        "heldout": _score(law, result, rows[rows["use"] == HELD_OUT], noise),
+        "heldout": _score(law, result, rows[rows["use"] == HELD_OUT], shown_noise),
         "elasticities": elasticities(law, result.theta, result.draws, REFERENCE),
         "local_elasticities": [_whole(step) for step in local_elasticities(shown)],
         "law_free": {

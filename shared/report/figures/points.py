@@ -25,7 +25,7 @@ def points(law: Law, rows: pd.DataFrame, phase: str, group_size: str) -> pd.Data
     mine = of_phase[(of_phase["group_size"] == group_size) & (of_phase["use"] != DIVERGED)]
     if mine.empty:
         return pd.DataFrame(columns=COLUMNS)
-    cells = gather(law, mine, seed_noise(of_phase[of_phase["use"] == FITTED], CELL), "trunk_id", "N")
+    cells = gather(law, mine, seed_noise(of_phase[of_phase["use"] != DIVERGED], CELL), "trunk_id", "N")
     # One group a cell, in the same order as the cells.
     about = mine.groupby(list(law.inputs), sort=True)[["size", "use"]].first().reset_index(drop=True)
     table = pd.DataFrame({name: cells.columns[name] for name in ("N", "D", "bits")}).join(about)
