@@ -87,6 +87,6 @@ def exponents(fit: "PaperFit") -> "Table":
         table.add_column(heading, justify="right", no_wrap=True)
     for name, _ in figures_of(fit.paper).PANELS:
         ours = [part.parameters[name] if (part := fit.part(phase)) else None for phase in ("cooled", "trunk")]
-        shown = ["needs runs" if v is None else f"{v['value']:.3g} [{v['low']:.3g}, {v['high']:.3g}]" for v in ours]
+        shown = ["needs runs" if v is None else f"{v['value']:.3g} [{v['low']:.2g}, {v['high']:.2g}]" for v in ours]
         table.add_row(name, f"{fit.published['parameters'][name]['value']:.4g}", *shown)
     return table
