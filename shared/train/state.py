@@ -26,11 +26,14 @@ def checksum(tensors: dict[str, Tensor]) -> str:
 
 
 def save(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
-    """Write tensors and JSON notes; the file is whole or absent."""
+    """Write tensors and JSON notes; the file is whole or absent. Raises BitlawError when the disk is full."""
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     metadata = {"notes": json.dumps(notes, sort_keys=True), "sha256": checksum(tensors)}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    try:
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+    except SafetensorError as error:
+        raise BitlawError(f"{path}: cannot be written ({error}); what was finished is kept, run again") from error
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
