@@ -4,7 +4,6 @@ Only light modules are imported here (`bitlaw --help` answers in under 0.5 s); t
 imported inside the commands that use them.
 """
 
-import errno
 import sys
 
 import typer
@@ -36,11 +35,9 @@ def main() -> None:
         print(f"bitlaw: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
         where = f" at {error.filename}" if error.filename else ""
         print(
-            f"bitlaw: {error.strerror}{where}; nothing finished was lost, free space or rights and run again",
+            f"bitlaw: {error.strerror or error}{where}; nothing finished was lost, mend it and run again",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -17,6 +17,8 @@ from shared.evaluate.ptq import Cell
 from shared.sweep.spec import Run, RunSpec
 
 HERE = Path(__file__).parent
+# Set for each run from its size and group, never for a whole profile.
+PER_RUN = {"corpus_sha256", "n_layer", "d_model", "d_ff", "seed", "learning_rate", "tokens", "cooled"}
 
 
 def count(value: Any) -> Any:
@@ -56,6 +58,8 @@ class CellGroup(Strict):
 
 class Profile(Strict):
     corpus: str
+    reports: str
+    build: str
     training: dict[str, int | float | bool | str]
     save_seconds: PositiveFloat
     runs: dict[str, list[RunGroup]]
@@ -67,7 +71,7 @@ class Pool(Strict):
     profiles: dict[str, Profile]
 
 
-class Needs(BaseModel):
+class Needs(Strict):
     """The part of a paper's experiment.yaml that selects from the pool."""
 
     runs: list[str] = Field(min_length=1)
@@ -109,7 +113,8 @@ def needs(paper: str) -> Needs:
         raise BitlawError(f"paper '{paper}' is unknown{nearest(paper, papers()) or ': use ' + ', '.join(papers())}")
     path = HERE / paper / "experiment.yaml"
     try:
-        return Needs.model_validate(read_yaml(path).get("needs"))
+        content = read_yaml(path)
+        return Needs.model_validate(content.get("needs") if isinstance(content, dict) else content)
     except ValidationError as error:
         raise first_fault(path, error) from error
 
@@ -134,7 +139,7 @@ def expand(
         raise BitlawError(f"profile '{name}' is unknown{nearest(name, known) or ': use ' + ', '.join(known)}")
     profile = pool.profiles[name]
     wanted = needs(paper) if paper else Needs(runs=list(profile.runs), measurements=list(profile.measurements))
-    settings = {f.name for f in fields(RunSpec)}
+    settings = {f.name for f in fields(RunSpec)} - PER_RUN
     for key in profile.training:
         if key not in settings:
             raise BitlawError(
@@ -142,11 +147,17 @@ def expand(
             )
     runs: list[Run] = []
     for group in wanted.runs:
-        for part in profile.runs.get(group, []):
+        if group not in profile.runs:
+            raise BitlawError(f"profile '{name}' has no runs '{group}'{nearest(group, list(profile.runs))}")
+        for part in profile.runs[group]:
             runs += runs_of(part, pool, profile, corpus or profile.corpus, corpus_sha256)
     cells: dict[str, list[Cell]] = {}
     for group in wanted.measurements:
-        for cell_part in profile.measurements.get(group, []):
+        if group not in profile.measurements:
+            raise BitlawError(
+                f"profile '{name}' has no measurements '{group}'{nearest(group, list(profile.measurements))}"
+            )
+        for cell_part in profile.measurements[group]:
             for run in runs:
                 if run.spec.seed in cell_part.seeds:
                     known_cells = cells.setdefault(run.spec.run_id, [])

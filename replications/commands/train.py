@@ -14,15 +14,13 @@ if TYPE_CHECKING:
 ProfileName = Annotated[str, typer.Argument(help="micro, smoke, learning_rate, cpu or gpu (replications/pool.yaml)")]
 PaperName = Annotated[str | None, typer.Option("--paper", help="only what this paper's experiment.yaml needs")]
 CorpusName = Annotated[str | None, typer.Option("--corpus", help="another corpus than the profile's")]
-ReportsFolder = Annotated[Path, typer.Option("--reports", help="folder of runs.csv and measurements.csv")]
-BuildFolder = Annotated[Path, typer.Option("--build", help="folder of checkpoints and states")]
+ReportsFolder = Annotated[Path | None, typer.Option("--reports", help="folder of the tables; else the profile's")]
+BuildFolder = Annotated[Path | None, typer.Option("--build", help="folder of checkpoints; else the profile's")]
 Workers = Annotated[int, typer.Option("--workers", min=1, max=256, help="local processes")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print what it would cost, and stop")]
 Repeats = Annotated[bool, typer.Option("--repeats", help="allow horizons beyond the corpus: its text is seen again")]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="also train finished runs whose checkpoint is not here")]
-
-REPORTS, BUILD = Path("reports"), Path("build")
 
 
 def warn(sentence: str) -> None:
@@ -35,8 +33,8 @@ def train(
     corpus: CorpusName = None,
     workers: Workers = 2,
     device: Device = "auto",
-    reports: ReportsFolder = REPORTS,
-    build: BuildFolder = BUILD,
+    reports: ReportsFolder = None,
+    build: BuildFolder = None,
     repeats: Repeats = False,
     rebuild: Rebuild = False,
     dry_run: DryRun = False,
@@ -45,11 +43,15 @@ def train(
     from shared.sweep.ledger import Ledger
     from shared.sweep.tables import read_runs
 
-    want = expected(profile, paper, corpus, dry_run)
-    done = {run_id for (run_id,) in read_runs(reports)}
-    if rebuild:
-        ledger = Ledger(build)
-        done = {run_id for run_id in done if ledger.whole(run_id, warn)}
+    want = expected(profile, paper, corpus)
+    reports, build = folders(want, reports, build)
+    ledger = Ledger(build)
+    done = {
+        run_id
+        for (run_id,) in read_runs(reports)
+        # A checkpoint that is not here is missed only on request, a damaged one is always trained again.
+        if ledger.whole(run_id, warn) or not (rebuild or ledger.run_folder(run_id).exists())
+    }
     runs = [run for run in want.runs if run.spec.run_id not in done]
     if dry_run:
         print_cost(profile, want, runs, workers, reports)
@@ -69,14 +71,15 @@ def measure(
     corpus: CorpusName = None,
     workers: Workers = 2,
     device: Device = "auto",
-    reports: ReportsFolder = REPORTS,
-    build: BuildFolder = BUILD,
+    reports: ReportsFolder = None,
+    build: BuildFolder = None,
     dry_run: DryRun = False,
 ) -> None:
     """Measure the post-training quantizations of a profile on the checkpoints at hand."""
     from shared.sweep.ledger import Ledger
 
-    want = expected(profile, paper, corpus, dry_run)
+    want = expected(profile, paper, corpus)
+    reports, build = folders(want, reports, build)
     lacking = lacking_cells(want, reports)
     ledger = Ledger(build)
     here = [r for r in want.runs if r.spec.run_id in lacking and ledger.result(r.spec.run_id, warn) is not None]
@@ -95,7 +98,7 @@ def status(
     profile: ProfileName,
     paper: PaperName = None,
     corpus: CorpusName = None,
-    reports: ReportsFolder = REPORTS,
+    reports: ReportsFolder = None,
 ) -> None:
     """Say what a profile still lacks, judged from the two tables; exit 0 only when it is complete."""
     from rich.console import Console
@@ -103,7 +106,8 @@ def status(
 
     from shared.sweep.tables import read_runs
 
-    want = expected(profile, paper, corpus, dry=False)
+    want = expected(profile, paper, corpus)
+    reports, _ = folders(want, reports, None)
     runs = {run_id: row for (run_id,), row in read_runs(reports).items()}
     lacking = lacking_cells(want, reports)
     table = Table("size", "corpus", "seed", "checkpoints", "diverged", "cells", title=f"{profile}: finished / expected")
@@ -123,21 +127,29 @@ def status(
     raise typer.Exit(0 if complete else 1)
 
 
-def expected(profile: str, paper: str | None, corpus: str | None, dry: bool) -> "Expected":
-    """What the profile consists of; an unknown profile or paper is said first, and a dry run needs no corpus."""
+def expected(profile: str, paper: str | None, corpus: str | None) -> "Expected":
+    """What the profile consists of; an unknown profile or paper is said first.
+
+    A corpus of data/ is named by its pinned hashes, so that a status or a dry run needs no data at hand.
+    """
     from replications.pool import expand
-    from shared.corpus.load import load_corpus
+    from shared.corpus.load import load_corpus, pinned_sha256
+
+    want = expand(profile, "0" * 64, paper=paper, corpus=corpus)
+    name = corpus or want.profile.corpus
+    sha256 = pinned_sha256(name, Path()) or load_corpus(name, Path()).sha256
+    return expand(profile, sha256, paper=paper, corpus=corpus)
+
+
+def folders(want: "Expected", reports: Path | None, build: Path | None) -> tuple[Path, Path]:
+    """Where tables and checkpoints go. Raises BitlawError when something else stands there."""
     from shared.errors import BitlawError
 
-    unknown = "0" * 64
-    want = expand(profile, unknown, paper=paper, corpus=corpus)
-    try:
-        sha256 = load_corpus(corpus or want.profile.corpus, Path()).sha256
-    except BitlawError:
-        if not dry:
-            raise
-        return want
-    return expand(profile, sha256, paper=paper, corpus=corpus)
+    chosen = reports or Path(want.profile.reports), build or Path(want.profile.build)
+    for folder in chosen:
+        if folder.exists() and not folder.is_dir():
+            raise BitlawError(f"{folder} is a file: name a folder")
+    return chosen
 
 
 def lacking_cells(want: "Expected", reports: Path) -> "dict[str, list]":
@@ -218,7 +230,7 @@ def print_cost(profile: str, want: "Expected", runs: "list[Run]", workers: int, 
             before = upto
         total += before
     Console().print(table)
-    wall = total / min(workers, max(1, len(trunks(runs))))
+    wall = max([total / workers, *(expected_seconds(members, speeds) for members in trunks(runs).values())])
     print(
         f"{len(runs)} of {len(want.runs)} runs missing: {duration(total)} for one worker, about {duration(wall)} with "
         f"{workers}; speeds from {reports / 'runs.csv'} where it has the size, else from pool.yaml"

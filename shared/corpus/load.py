@@ -52,6 +52,16 @@ def load_corpus(name: str, root: Path = Path()) -> Corpus:
     return Corpus(name=name, sha256=info["sha256"], folder=folder, train=train, val=val, info=info)
 
 
+def pinned_sha256(name: str, root: Path) -> str | None:
+    """The hash of data/<name> as data.sha256 pins it, whether or not data/ is there; None for another corpus."""
+    pins = root / "data.sha256"
+    if not pins.is_file():
+        return None
+    hashes = {path: value for value, path in (line.split() for line in pins.read_text().splitlines())}
+    parts = [hashes.get(f"data/{name}/{part}.bin") for part in PARTS]
+    return corpus_sha256(str(parts[0]), str(parts[1])) if all(parts) else None
+
+
 def read_info(folder: Path) -> dict[str, Any]:
     """corpus.json of ``folder``. Raises BitlawError when it lacks a field or contradicts itself."""
     path = folder / "corpus.json"

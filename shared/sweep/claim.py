@@ -1,7 +1,7 @@
 """Claims on work that many workers share, on one machine or over a shared folder.
 
 A claim is a file made with O_EXCL that names host and process; its owner touches it while it works. A claim is
-stale when its process is gone (same host) or when nobody has touched it for `STALE_SECONDS`.
+stale when its process is gone (same host) or when nobody has touched it for `STALE_SECONDS` (other hosts).
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from pathlib import Path
 
 BEAT_SECONDS = 15.0
 STALE_SECONDS = 180.0
+SUSPENDED_SECONDS = 3600.0
 
 
 def _create(path: Path, token: str) -> bool:
@@ -38,7 +39,11 @@ def _token(path: Path) -> str | None:
 
 
 def is_stale(path: Path) -> bool:
-    """Whether the owner of this claim is gone. An absent claim is not stale, it is free."""
+    """Whether the owner of this claim is gone. An absent claim is not stale, it is free.
+
+    On this host the process tells; one that lives may be suspended, and is believed for an hour (its number may by
+    then belong to another process). On other hosts only the time of the last beat can tell.
+    """
     try:
         age = time.time() - path.stat().st_mtime
         owner = json.loads(path.read_text() or "{}")
@@ -46,31 +51,29 @@ def is_stale(path: Path) -> bool:
         return False
     except ValueError:
         owner = {}
-    if age > STALE_SECONDS:
-        return True
     if owner.get("host") != socket.gethostname():
-        return False
+        return age > STALE_SECONDS
     try:
         os.kill(int(owner["pid"]), 0)
     except ProcessLookupError:
         return True
     except PermissionError:
-        return False
-    return False
+        pass
+    return age > SUSPENDED_SECONDS
 
 
 def _take_over(path: Path) -> None:
-    """Remove a stale claim; only the holder of the take-over file may, so that no fresh claim is ever removed."""
-    guard = path.with_suffix(".takeover")
-    if not _create(guard, ""):
-        if is_stale(guard):
-            guard.unlink(missing_ok=True)
-        return
+    """Remove a stale claim. It is moved aside first: whoever moved it holds it alone, and gives a fresh one back."""
+    token = _token(path)
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
-        if is_stale(path):
-            path.unlink(missing_ok=True)
-    finally:
-        guard.unlink(missing_ok=True)
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    if _token(aside) != token:
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+    aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -87,7 +90,8 @@ def claimed(path: Path) -> Iterator[bool]:
     def beat() -> None:
         while not done.wait(BEAT_SECONDS):
             with contextlib.suppress(OSError):
-                os.utime(path)
+                if _token(path) == token:
+                    os.utime(path)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

@@ -23,6 +23,7 @@ from shared.sweep.ledger import Ledger
 from shared.sweep.spec import Run, RunSpec, trunks
 from shared.sweep.tables import add_measurements, add_runs
 from shared.sweep.worker import Plan
+from shared.train.state import DamagedFileError
 
 # A stopped worker finishes its step and saves its state: far less than this.
 STOP_SECONDS = 60.0
@@ -61,9 +62,13 @@ def collect(plan: Plan, reports: Path, say: Callable[[str], None]) -> None:
         result = ledger.result(run.spec.run_id, say)
         if result is None:
             continue
-        results.append(result)
         if not result["diverged"]:
-            losses[run.spec.run_id] = ledger.losses(run.spec.run_id).numpy()
+            try:
+                losses[run.spec.run_id] = ledger.losses(run.spec.run_id).numpy()
+            except DamagedFileError as error:
+                say(f"{error} (its row stays as it is)")
+                continue
+        results.append(result)
     add_runs(reports, results, losses)
     cells = [
         found
@@ -73,6 +78,24 @@ def collect(plan: Plan, reports: Path, say: Callable[[str], None]) -> None:
     ]
     if cells:
         add_measurements(reports, cells)
+
+
+def unfinished(plan: Plan) -> list[str]:
+    """What of a plan has no result: runs, or cells of runs that did not diverge."""
+    ledger = Ledger(plan.build)
+    missing = []
+    for run in plan.runs:
+        result = ledger.result(run.spec.run_id, lambda sentence: None)
+        if result is None:
+            missing.append(run.label)
+        elif not result["diverged"]:
+            cells = plan.cells.get(run.spec.run_id, [])
+            missing += [
+                f"{run.label} {cell.name}"
+                for cell in cells
+                if not ledger.cell_file(run.spec.run_id, cell.name).exists()
+            ]
+    return missing
 
 
 def units(plan: Plan) -> int:
@@ -85,7 +108,7 @@ def launch(plan: Plan, reports: Path, workers: int, say: Callable[[str], None]) 
     text = json.dumps(plan.to_json(), sort_keys=True)
     plan_file = plan.build / "plans" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     write_text(plan_file, text)
-    count = max(1, min(workers, len(trunks(plan.runs))))
+    count = max(1, min(workers, len(plan.runs) if plan.cells else len(trunks(plan.runs))))
     threads = str(max(run.spec.threads for run in plan.runs))
     environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     processes = [
@@ -146,7 +169,7 @@ def launch(plan: Plan, reports: Path, workers: int, say: Callable[[str], None]) 
                 continue
             if line is None:
                 open_workers -= 1
-                if processes[number].returncode not in (0, 2, 130, -2, -15) and error is None:
+                if not interrupted and processes[number].returncode not in (0, 2) and error is None:
                     tail = "".join(errors[number][-20:]).strip()
                     error = f"a worker ended with code {processes[number].returncode}: {tail or 'it said nothing'}"
                 continue
@@ -166,6 +189,12 @@ def launch(plan: Plan, reports: Path, workers: int, say: Callable[[str], None]) 
     collect(plan, reports, say)
     if interrupted:
         raise KeyboardInterrupt
+    missing = unfinished(plan)
+    if not missing:
+        # A worker that died did no harm: another one took its work over.
+        error = None
+    elif error is None:
+        error = f"{len(missing)} of {units(plan)} pieces of work are not finished ({missing[0]}): run the command again"
     return Outcome(events, error)
 
 

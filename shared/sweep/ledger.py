@@ -6,6 +6,7 @@
 A checkpoint counts as finished once `result.json` is there: it is written last.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from shared.errors import BitlawError
-from shared.files import read_json, write_json
+from shared.files import write_json
 from shared.sweep.spec import Run
 from shared.train.state import DamagedFileError, load, save
 
@@ -48,11 +49,11 @@ class Ledger:
         if not path.exists():
             return None
         try:
-            value = read_json(path)
+            value = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(value, dict) or value.get("run_id") != run_id:
-                raise BitlawError(f"{path}: is not the result of run {run_id}")
-        except BitlawError as error:
-            warn(f"{error} (removed: the run is done again)")
+                raise BitlawError(f"it is not the result of run {run_id}")
+        except ValueError as error:
+            warn(f"{path}: is damaged, {error} (removed: the run is done again)")
             path.unlink(missing_ok=True)
             return None
         return value
@@ -88,11 +89,11 @@ class Ledger:
         if not path.exists():
             return None
         try:
-            value = read_json(path)
+            value = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(value, dict) or value.get("run_id") != run_id:
-                raise BitlawError(f"{path}: is not a measurement of run {run_id}")
-        except BitlawError as error:
-            warn(f"{error} (removed: the cell is measured again)")
+                raise BitlawError(f"it is not a measurement of run {run_id}")
+        except ValueError as error:
+            warn(f"{path}: is damaged, {error} (removed: the cell is measured again)")
             path.unlink(missing_ok=True)
             return None
         return value

@@ -47,6 +47,17 @@ class RunSpec:
     validation_tokens: int = 262_144
 
     def __post_init__(self) -> None:
+        """Raises BitlawError for a value of the wrong kind; a whole number where a fraction may stand becomes one."""
+        for f in fields(self):
+            value, kind = getattr(self, f.name), getattr(f.type, "__name__", f.type)
+            if kind == "float" and type(value) is int:
+                object.__setattr__(self, f.name, float(value))
+            elif type(value).__name__ != kind:
+                raise BitlawError(f"{f.name} is {value!r}, it must be of type {kind}")
+            if kind in ("int", "float") and getattr(self, f.name) < 0:
+                raise BitlawError(f"{f.name} is {value!r}, it must not be negative")
+        if self.threads < 1:
+            raise BitlawError("threads is 0, it must be 1 or more")
         self.recipe.steps(self.tokens)
 
     @property

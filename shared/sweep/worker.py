@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo
 
 from shared.corpus.load import Corpus, load_corpus, verify
 from shared.errors import BitlawError
@@ -158,7 +159,7 @@ class Worker:
         try:
             weights, base_S = self.ledger.weights(run_id), self.ledger.losses(run_id).double()
         except DamagedFileError as error:
-            warn(f"{error}; its cells wait until it is trained again")
+            warn(f"{error}; its cells wait until `bitlaw train` has trained it again")
             return
         model, losses, windows_ST = self.bench(run)
         model.load_state_dict(weights)
@@ -176,6 +177,7 @@ class Worker:
         spec = run.spec
         key = (spec.shape, run.corpus, spec.threads, spec.compile, spec.validation_tokens)
         if key not in self.benches:
+            torch.compiler.reset()
             torch.set_num_threads(spec.threads)
             model = Decoder(spec.shape).to(self.device)
             windows_ST = validation_windows(self.corpus(run).val, spec.context, spec.validation_tokens)
@@ -221,6 +223,8 @@ def warn(sentence: str) -> None:
 def main(arguments: Iterable[str]) -> int:
     """Exit codes: 0 done, 2 bad input (said as an event), 130 stopped (by a signal, or left by its launcher)."""
     (plan_file,) = arguments
+    # Beyond its limit of recompilations torch would go on uncompiled, with other numbers, and only warn.
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     asked: list[int] = []
     launcher = os.getppid()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -16,8 +16,10 @@ def pick(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise BitlawError(f"device {name!r} is unknown: use auto, cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BitlawError("device 'cuda' was asked for, but torch sees no CUDA device: use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise BitlawError(f"device {name!r} is not supported: use auto, cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BitlawError(f"device {name!r} was asked for, torch sees {torch.cuda.device_count()}: use --device cpu")
     return device
 
 

@@ -47,7 +47,9 @@ class Recipe:
     def steps(self, tokens: int) -> int:
         """Steps to a horizon; raises BitlawError when it is no whole number of batches, at least two."""
         if tokens % self.batch_tokens or tokens < 2 * self.batch_tokens:
-            raise BitlawError(f"a horizon of {tokens} tokens is no multiple of the batch ({self.batch_tokens} tokens)")
+            raise BitlawError(
+                f"a horizon of {tokens} tokens is no multiple of the batch ({self.batch_tokens}), two at least"
+            )
         return tokens // self.batch_tokens
 
     def branch_step(self, tokens: int) -> int:

@@ -37,12 +37,15 @@ def save(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and notes. Raises DamagedFileError when the file is truncated, changed or not ours."""
+    """Tensors and notes. Raises DamagedFileError when the file is absent, truncated, changed or not ours.
+
+    Other errors of the file system pass through: a folder that does not answer for a while is no damage.
+    """
     try:
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no iterator)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, FileNotFoundError) as error:
         raise DamagedFileError(f"{path}: is truncated or unreadable ({error}); remove it and run again") from error
     if metadata.get("sha256") != checksum(tensors):
         raise DamagedFileError(f"{path}: does not match its checksum; remove it and run again")

@@ -114,9 +114,7 @@ class Trainer:
             state = {
                 key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq", "step") if f"{key}.{name}" in tensors
             }
-            self.optimizer.state[parameter] = {
-                key: value.clone() if key == "step" else value.to(self.device).clone() for key, value in state.items()
-            }
+            self.optimizer.state[parameter] = {key: value.to(self.device).clone() for key, value in state.items()}
         self.step = int(notes["step"] or 0)
         self.loss = math.nan if notes["loss"] is None else float(notes["loss"])
         self.diverged, self.seconds = bool(notes["diverged"]), float(notes["seconds"] or 0.0)
@@ -159,7 +157,7 @@ def run(
     )
     if todo and todo[0][0] < trainer.step:
         # A horizon was asked for later than the saved state: only the beginning can serve it.
-        trunk_file.unlink()
+        warn(f"{trunk_file}: is past a horizon that is wanted now, so that this trunk is trained again from its start")
         trainer = Trainer(recipe, batches, device)
 
     def until(end: int, fraction: Callable[[int], float], path: Path, extra: dict[str, int]) -> None:
