@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import numpy as np
 import pytest
 
 from replications.pool import expand, papers, read_pool
-from shared.corpus.write import write_description
+from shared.corpus.load import pinned_sha256
+from shared.corpus.write import corpus_sha256, write_description
 from shared.errors import BitlawError
 from shared.files import sha256_file
 from shared.sweep import claim, tables
@@ -110,6 +112,21 @@ def test_each_paper_selects_from_the_pool() -> None:
         assert {run.spec.run_id for run in part.runs} <= whole
 
 
+def test_a_missing_group_is_said(tmp_path: Path) -> None:
+    text = (ROOT / "replications" / "pool.yaml").read_text()
+    path = tmp_path / "pool.yaml"
+    path.write_text(text.replace("      base:\n", "      bases:\n", 4))
+    with pytest.raises(BitlawError, match="profile 'cpu' has no runs 'base', did you mean 'bases'"):
+        expand("cpu", "c" * 64, paper="kumar_precision", pool=read_pool(path))
+
+
+def test_a_pinned_corpus_is_named_without_its_data(tmp_path: Path) -> None:
+    (tmp_path / "data.sha256").write_text(f"{'a' * 64}  data/python/train.bin\n{'b' * 64}  data/python/val.bin\n")
+    assert pinned_sha256("python", tmp_path) == corpus_sha256("a" * 64, "b" * 64)
+    assert pinned_sha256("mine", tmp_path) is None
+    assert pinned_sha256("python", tmp_path / "nowhere") is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -129,6 +146,9 @@ def test_unknown_names(arguments: tuple[str, str | None], sentence: str) -> None
         ("n_layer: 1,", "n_layer: one,", "sizes.X.n_layer"),
         ("context: 64,", "contex: 64,", "did you mean 'context'"),
         ("sizes: [X]", "sizes: [Y]", "size 'Y' is unknown"),
+        ("batch_tokens: 512", "batch_tokens: many", "batch_tokens is 'many', it must be of type int"),
+        ("warmup_steps: 4", "warmup_steps: -4", "warmup_steps is -4, it must not be negative"),
+        ("context: 64,", "seed: 64,", "seed is no setting"),
     ],
 )
 def test_a_wrong_pool_file(tmp_path: Path, old: str, new: str, sentence: str) -> None:
@@ -157,6 +177,25 @@ def test_a_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     assert claim.is_stale(path)
     with claim.claimed(path) as mine:
         assert mine
+
+
+def test_a_suspended_owner_on_this_host_is_believed(tmp_path: Path) -> None:
+    path = tmp_path / "claim"
+    with claim.claimed(path):
+        for age, stale in ((claim.STALE_SECONDS + 1, False), (claim.SUSPENDED_SECONDS + 1, True)):
+            os.utime(path, (time.time() - age, time.time() - age))
+            assert claim.is_stale(path) is stale
+
+
+def test_a_fresh_claim_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look and the move somebody else took the stale claim over: its claim survives."""
+    path = tmp_path / "claim"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "stale"}))
+    seen = iter(["stale", "fresh"])
+    monkeypatch.setattr(claim, "_token", lambda path: next(seen))
+    claim._take_over(path)
+    assert path.exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["claim"]
 
 
 def test_a_claim_from_another_host_goes_stale_by_age_only(tmp_path: Path) -> None:
@@ -237,14 +276,14 @@ def bitlaw(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(root, *arguments), cwd=root, env=environment, capture_output=True, text=True)
 
 
+def content_of(root: Path, name: str) -> list[dict[str, str]]:
+    """A table without what cannot repeat."""
+    with (root / "reports" / name).open(newline="") as opened:
+        return [{k: v for k, v in row.items() if k not in tables.UNREPEATABLE} for row in csv.DictReader(opened)]
+
+
 def content(root: Path) -> list[list[dict[str, str]]]:
-    """Both tables without what cannot repeat."""
-    found = []
-    for name in ("runs.csv", "measurements.csv"):
-        with (root / "reports" / name).open(newline="") as opened:
-            rows = list(csv.DictReader(opened))
-        found.append([{k: v for k, v in row.items() if k not in tables.UNREPEATABLE} for row in rows])
-    return found
+    return [content_of(root, name) for name in ("runs.csv", "measurements.csv")]
 
 
 @pytest.fixture(scope="module")
@@ -328,10 +367,41 @@ def test_two_launches_share_the_work_and_train_nothing_twice(finished: Path, tmp
     ]
 
 
+def test_a_killed_worker_is_replaced_and_a_lone_one_is_missed(finished: Path, tmp_path: Path) -> None:
+    """Of two workers one dies: the other takes its trunk over. The only one dies: the command fails and says so."""
+    make_corpus(tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for workers, code in (("1", 2), ("2", 0)):
+        process = subprocess.Popen(
+            command(tmp_path, "train", "micro", "--workers", workers), cwd=tmp_path, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not (claims := list((tmp_path / "build" / "trunks").glob("*/claim"))) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(json.loads(claims[0].read_text())["pid"], signal.SIGKILL)
+        out, err = process.communicate()
+        assert process.returncode == code, out + err
+    assert content_of(tmp_path, "runs.csv") == content_of(finished, "runs.csv")
+
+
+def test_a_damaged_checkpoint_of_a_finished_run_is_trained_again(finished: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(finished, root)
+    run_id = sorted(path.name for path in (root / "build" / "runs").iterdir())[5]
+    path = root / "build" / "runs" / run_id / "checkpoint.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    again = bitlaw(root, "train", "micro")
+    assert again.returncode == 0, again.stderr
+    assert f"{run_id}/checkpoint.safetensors: is truncated" in again.stderr
+    assert "1 runs finished, 12 in all" in again.stdout
+    assert path.read_bytes() == whole
+    assert content(root) == content(finished)
+
+
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "result.json", "losses.safetensors"])
 def test_damage_is_found_named_and_redone(finished: Path, tmp_path: Path, name: str) -> None:
-    import shutil
-
     shutil.copytree(finished, tmp_path / "copy")
     root = tmp_path / "copy"
     run_id = sorted(path.name for path in (root / "build" / "runs").iterdir())[3]
