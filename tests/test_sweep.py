@@ -325,26 +325,30 @@ def test_deltas_are_paired_with_the_checkpoint(finished: Path) -> None:
 
 
 def test_ten_kills_change_nothing(finished: Path, tmp_path: Path) -> None:
-    """SIGKILL of the launcher and its workers at ten random moments, over training and measuring."""
+    """SIGKILL of the launcher and its workers at ten random moments: while they start, and after a result or two."""
     make_corpus(tmp_path)
     chance = random.Random(0)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     kills = 0
     for verb in ("train", "measure"):
-        for _ in range(5):
+        for results in (0, 1, 1, 0, 1):
             process = subprocess.Popen(
                 command(tmp_path, verb, "micro"), cwd=tmp_path, env=environment, start_new_session=True,
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             )  # fmt: skip
-            try:
-                process.wait(timeout=chance.uniform(2.0, 4.5))
-            except subprocess.TimeoutExpired:
+            assert process.stdout is not None
+            seen = 0
+            while seen < results and (line := process.stdout.readline()):
+                seen += line.startswith(("finished ", "measured "))
+            time.sleep(chance.uniform(0, 0.2) if results else chance.uniform(0.5, 3.0))
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
                 kills += 1
-            os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+            process.stdout.close()
             process.wait()
         done = bitlaw(tmp_path, verb, "micro")
         assert done.returncode == 0, done.stderr
-    assert kills >= 5
+    assert kills == 10
     assert content(tmp_path) == content(finished)
 
 
@@ -367,6 +371,12 @@ def test_two_launches_share_the_work_and_train_nothing_twice(finished: Path, tmp
     ]
 
 
+def live_owners(root: Path) -> list[int]:
+    """Processes that hold a trunk."""
+    held = [path for path in (root / "build" / "trunks").glob("*/claim") if not claim.is_stale(path)]
+    return [json.loads(text)["pid"] for path in held if (text := path.read_text())]
+
+
 def test_a_killed_worker_is_replaced_and_a_lone_one_is_missed(finished: Path, tmp_path: Path) -> None:
     """Of two workers one dies: the other takes its trunk over. The only one dies: the command fails and says so."""
     make_corpus(tmp_path)
@@ -377,9 +387,9 @@ def test_a_killed_worker_is_replaced_and_a_lone_one_is_missed(finished: Path, tm
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         deadline = time.monotonic() + 120
-        while not (claims := list((tmp_path / "build" / "trunks").glob("*/claim"))) and time.monotonic() < deadline:
+        while not (owners := live_owners(tmp_path)) and time.monotonic() < deadline:
             time.sleep(0.02)
-        os.kill(json.loads(claims[0].read_text())["pid"], signal.SIGKILL)
+        os.kill(owners[0], signal.SIGKILL)
         out, err = process.communicate()
         assert process.returncode == code, out + err
     assert content_of(tmp_path, "runs.csv") == content_of(finished, "runs.csv")
