@@ -28,7 +28,7 @@ from shared.train import state
 
 SPEC = RunSpec("c" * 64, n_layer=2, d_model=64, d_ff=192, seed=1, learning_rate=0.008, tokens=2**20, cooled=True)
 ROOT = Path(__file__).parent.parent
-PINNED = ["aaeeb8c686e1", "15be86de609c", "a67e1b156c3f", "feb9e0cb6ecb", "bf9d31e32744"]
+PINNED = ["e3d4256efc31", "aa14ecb2d1c7", "301c8fab42e8", "00520499bb80", "2d08c854173b"]
 
 
 # --- identity ---------------------------------------------------------------------------------------------------

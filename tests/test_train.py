@@ -199,12 +199,12 @@ def test_divergence_is_recorded_to_the_last_horizon(
 
     def sick(trainer: trunk.Trainer, *arguments: object) -> None:
         healthy(trainer, *arguments)  # type: ignore[arg-type]
-        mean_loss = trainer.mean_loss
+        mean_loss = trainer.batch_loss
 
         def broken(tokens_BT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
             return mean_loss(tokens_BT, targets_BT) * (math.nan if trainer.step >= 12 else 1.0)
 
-        trainer.mean_loss = broken
+        trainer.batch_loss = broken
 
     monkeypatch.setattr(trunk.Trainer, "__init__", sick)
     made = train(tokens, tmp_path)

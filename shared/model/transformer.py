@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shared.model import kernels
+from shared.model.attention import causal_attention
 from shared.model.shape import Shape
 
 NORM_EPSILON = 1e-6
@@ -39,28 +41,21 @@ class RMSNorm(nn.Module):
         return (x_BTD * scale_BT1 * self.weight).to(dtype)
 
 
-def rotate(x_BHTK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
+def rotate(x_BTHK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
     """Rotary positions in the split-halves form that `transformers` uses (Su et al., arXiv 2104.09864)."""
-    first, second = x_BHTK.chunk(2, dim=-1)
-    return x_BHTK * cos_TK + torch.cat((-second, first), dim=-1) * sin_TK
-
-
-def causal_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:
-    """Softmax(q k^T / sqrt(K)) v over the past.
-
-    CUDA takes the fused kernel. On CPU the fused kernel's backward takes over half the training step at T = 256,
-    two batched products around a compiled masked softmax do not (docs/log.md).
-    """
-    if q_BHTK.is_cuda:
-        return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
-    T = q_BHTK.shape[-2]
-    scores_BHTT = (q_BHTK @ k_BHTK.transpose(-1, -2)).float() / math.sqrt(q_BHTK.shape[-1])
-    future_TT = torch.ones(T, T, dtype=torch.bool, device=q_BHTK.device).triu(1)
-    weights_BHTT = scores_BHTT.masked_fill(future_TT, -math.inf).softmax(-1)
-    return weights_BHTT.to(v_BHTK.dtype) @ v_BHTK
+    first, second = x_BTHK.chunk(2, dim=-1)
+    cos_T1K, sin_T1K = cos_TK.unsqueeze(1), sin_TK.unsqueeze(1)
+    return x_BTHK * cos_T1K + torch.cat((-second, first), dim=-1) * sin_T1K
 
 
 class Block(nn.Module):
+    """Attention and SwiGLU around the residual stream.
+
+    `casts` is the seam for low-precision training: a module under the name of a product ("qkv", "o", "gate_up",
+    "down") computes it in place of a plain one, and a module under "queries", "keys" or "values" casts what attention
+    reads. It is empty in a model that is not quantized. Matrices that read the same input are multiplied as one.
+    """
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         D, F_ = shape.d_model, shape.d_ff
@@ -69,31 +64,55 @@ class Block(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (Linear(D, D) for _ in range(4))
         self.post_attention_layernorm = RMSNorm(D)
         self.gate_proj, self.up_proj, self.down_proj = Linear(D, F_), Linear(D, F_), Linear(F_, D)
+        self.casts = nn.ModuleDict()
 
-    def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor, dtype: torch.dtype) -> Tensor:
+    def product(self, name: str, x_BTI: Tensor, *layers: Linear) -> Tensor:
+        """x times the layers' matrices, side by side: (B, T, I) -> (B, T, sum of outputs)."""
+        weights: list[Tensor] = [layer.weight for layer in layers]
+        if name in self.casts:
+            y_BTO: Tensor = self.casts[name](x_BTI, weights)
+            return y_BTO
+        return F.linear(x_BTI, torch.cat(weights).to(x_BTI.dtype) if len(weights) > 1 else weights[0].to(x_BTI.dtype))
+
+    def cast(self, name: str, x_BTHK: Tensor) -> Tensor:
+        return self.casts[name](x_BTHK) if name in self.casts else x_BTHK
+
+    def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor, dtype: torch.dtype, fast: bool) -> Tensor:
         B, T, D = x_BTD.shape
         h_BTD = self.input_layernorm(x_BTD, dtype)
-        q_BHTK, k_BHTK, v_BHTK = (
-            projection(h_BTD).view(B, T, D // self.head_size, self.head_size).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        q_BHTK, k_BHTK = rotate(q_BHTK, cos_TK, sin_TK), rotate(k_BHTK, cos_TK, sin_TK)
-        attended_BTD = causal_attention(q_BHTK, k_BHTK, v_BHTK).transpose(1, 2).reshape(B, T, D)
-        x_BTD = x_BTD + self.o_proj(attended_BTD)
+        qkv_BT3D = self.product("qkv", h_BTD, self.q_proj, self.k_proj, self.v_proj)
+        q_BTHK, k_BTHK, v_BTHK = qkv_BT3D.view(B, T, 3, D // self.head_size, self.head_size).unbind(2)
+        q_BTHK = self.cast("queries", rotate(q_BTHK, cos_TK, sin_TK))
+        k_BTHK = self.cast("keys", rotate(k_BTHK, cos_TK, sin_TK))
+        v_BTHK = self.cast("values", v_BTHK)
+        attended_BTD = causal_attention(q_BTHK, k_BTHK, v_BTHK, fast).reshape(B, T, D)
+        x_BTD = x_BTD + self.product("o", attended_BTD, self.o_proj)
         h_BTD = self.post_attention_layernorm(x_BTD, dtype)
-        gated_BTF = F.silu(self.gate_proj(h_BTD)) * self.up_proj(h_BTD)
-        return x_BTD + self.down_proj(gated_BTF)
+        gate_up_BT2F = self.product("gate_up", h_BTD, self.gate_proj, self.up_proj)
+        return x_BTD + self.product("down", gated(gate_up_BT2F, fast), self.down_proj)
+
+
+def gated(gate_up_BT2F: Tensor, fast: bool) -> Tensor:
+    """silu(gate) * up (Shazeer, arXiv 2002.05202)."""
+    if fast and gate_up_BT2F.dtype == torch.bfloat16:
+        out_RF: Tensor = kernels.swiglu(gate_up_BT2F.flatten(0, 1))
+        return out_RF.view(*gate_up_BT2F.shape[:2], -1)
+    gate_BTF, up_BTF = gate_up_BT2F.chunk(2, dim=-1)
+    return F.silu(gate_BTF) * up_BTF
 
 
 class Decoder(nn.Module):
-    """tokens (B, T) -> logits (B, T, V). Matrices multiply in `dtype`; the residual stream stays FP32."""
+    """tokens (B, T) -> logits (B, T, V). Matrices multiply in `dtype`; the residual stream stays FP32.
+
+    `fast` lets products in BF16 on a CPU use our kernels; whoever sets it has asked `kernels.usable()`.
+    """
 
     cos_TK: Tensor
     sin_TK: Tensor
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.fast = shape, False
         self.embed_tokens = nn.Embedding(shape.vocabulary, shape.d_model)
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.n_layer))
         self.norm = RMSNorm(shape.d_model)
@@ -109,7 +128,7 @@ class Decoder(nn.Module):
         cos_TK, sin_TK = self.cos_TK[:T].to(dtype), self.sin_TK[:T].to(dtype)
         x_BTD = self.embed_tokens(tokens_BT)
         for block in self.layers:
-            x_BTD = block(x_BTD, cos_TK, sin_TK, dtype)
+            x_BTD = block(x_BTD, cos_TK, sin_TK, dtype, self.fast)
         return self.lm_head(self.norm(x_BTD, dtype))
 
     @torch.no_grad()
@@ -131,3 +150,11 @@ class Decoder(nn.Module):
 def token_losses(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     """Cross-entropy of each token in nats, (B, T), computed in FP32."""
     return F.cross_entropy(logits_BTV.float().transpose(1, 2), targets_BT, reduction="none")
+
+
+def mean_loss(logits_BTV: Tensor, targets_BT: Tensor, fast: bool) -> Tensor:
+    """Mean cross-entropy in nats per token."""
+    if fast and logits_BTV.dtype == torch.bfloat16:
+        loss_R: Tensor = kernels.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())[0]
+        return loss_R.mean()
+    return F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten())

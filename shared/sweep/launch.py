@@ -27,6 +27,12 @@ from shared.train.state import DamagedFileError
 
 # A stopped worker finishes its step and saves its state: far less than this.
 STOP_SECONDS = 60.0
+# By default glibc hands every large tensor back to the kernel and gets it again page by page: 20-30 % of a step at
+# S and W (docs/log.md). Keep what was used, and ask for huge pages. Other systems ignore the variable.
+MALLOC = ":".join(
+    f"glibc.malloc.{name}={value}"
+    for name, value in {"hugetlb": 1, "mmap_threshold": 2**30, "trim_threshold": 2**32, "top_pad": 2**28}.items()
+)
 Event = dict[str, object]
 
 
@@ -110,7 +116,7 @@ def launch(plan: Plan, reports: Path, workers: int, say: Callable[[str], None]) 
     write_text(plan_file, text)
     count = max(1, min(workers, len(plan.runs) if plan.cells else len(trunks(plan.runs))))
     threads = str(max(run.spec.threads for run in plan.runs))
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    environment = {"GLIBC_TUNABLES": MALLOC} | os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "shared.sweep.worker", str(plan_file)],
@@ -233,13 +239,12 @@ def memory_bytes(spec: RunSpec) -> float:
     """What a training process holds: 16 bytes a parameter (weights, gradients, two moments, FP32), and activations.
 
     Kept for the backward pass, a token of a micro-batch: about 17 D + 6 F numbers of two bytes a block, the logits
-    in FP32 twice; on CPU also the attention weights, H T of six bytes (CUDA's fused kernel keeps none). An estimate.
+    twice; no attention weights, which neither CUDA's kernel nor ours keeps. An estimate.
     """
     shape = spec.shape
     parameters = shape.n_blocks + shape.n_embedding + shape.n_head + shape.n_norms
-    heads = shape.d_model // shape.head_size
-    block = 2 * (17 * shape.d_model + 6 * shape.d_ff) + 6 * heads * shape.context
-    return 16.0 * parameters + spec.batch_tokens / spec.accumulate * (shape.n_layer * block + 8 * shape.vocabulary)
+    block = 2 * (17 * shape.d_model + 6 * shape.d_ff)
+    return 16.0 * parameters + spec.batch_tokens / spec.accumulate * (shape.n_layer * block + 4 * shape.vocabulary)
 
 
 def checked(outcome: Outcome) -> None:

@@ -10,7 +10,8 @@ from shared.model import Shape
 from shared.train.recipe import Recipe
 
 # Raised, deliberately, by a change of numerics; a fit refuses tables that mix versions.
-NUMERICS_VERSION = 1
+# 2: attention, cross-entropy and SwiGLU of a step on CPU in kernels of ours, matrices with one input multiplied as one.
+NUMERICS_VERSION = 2
 
 
 @dataclass(frozen=True)

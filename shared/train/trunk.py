@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from shared.errors import BitlawError
-from shared.model import Decoder
+from shared.model import Decoder, kernels
+from shared.model.transformer import mean_loss
 from shared.train.batches import Batches
 from shared.train.recipe import Recipe, branch_fraction, trunk_fraction
 from shared.train.state import DamagedFileError, load, save
@@ -50,6 +50,8 @@ class Trainer:
     def __init__(self, recipe: Recipe, batches: Batches, device: torch.device) -> None:
         self.recipe, self.batches, self.device = recipe, batches, device
         self.model = Decoder(recipe.shape).to(device)
+        # `compile` says that there is a C++ compiler, for torch's code and for ours.
+        self.model.fast = recipe.compile and device.type == "cpu" and kernels.usable()
         self.model.initialise(recipe.seed)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -62,11 +64,10 @@ class Trainer:
         self.step, self.loss, self.diverged, self.seconds = 0, math.nan, False, 0.0
         dtype = DTYPES[recipe.compute]
 
-        def mean_loss(tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
-            logits_BTV = self.model(tokens_BT, dtype)
-            return F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten())
+        def batch_loss(tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+            return mean_loss(self.model(tokens_BT, dtype), targets_BT, self.model.fast)
 
-        self.mean_loss = torch.compile(mean_loss, dynamic=False) if recipe.compile else mean_loss
+        self.batch_loss = torch.compile(batch_loss, dynamic=False) if recipe.compile else batch_loss
 
     def advance(self, fraction: float) -> float:
         """One step at this fraction of the peak learning rate; returns the batch's loss before it."""
@@ -77,7 +78,7 @@ class Trainer:
         parts = self.recipe.accumulate
         total = 0.0
         for part_BT, goals_BT in zip(tokens_BT.chunk(parts), targets_BT.chunk(parts), strict=True):
-            loss = self.mean_loss(part_BT.to(self.device), goals_BT.to(self.device)) / parts
+            loss = self.batch_loss(part_BT.to(self.device), goals_BT.to(self.device)) / parts
             loss.backward()
             total += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
