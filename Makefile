@@ -11,9 +11,9 @@ UNLOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cubla
   nvidia-nvshmem-cu13 nvidia-nvtx
 
 # Stages that read only what is in git; smoke, which trains, is not one of them.
-ANALYSIS := fit claims figures compare report
+ANALYSIS := fit claims claims_published claims_guide figures compare report
 
-.PHONY: install data repro regenerate stale test lint types check lock clean
+.PHONY: install data repro regenerate stale test bench lint types check lock clean
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 repro: $(READY) data  ## everything: corpus, smoke training, fits, figures, claims, report
@@ -35,6 +35,12 @@ check: $(READY)
 
 data: $(READY)
 	bitlaw data build --check
+
+bench: $(READY)  ## speed beside its peers, on a machine left alone; writes reports/benchmarks.json
+	mkdir -p build
+	OMP_NUM_THREADS=1 GLIBC_TUNABLES=$$(python -c 'from shared.sweep.launch import MALLOC; print(MALLOC)') python -m pytest -o addopts= -q benchmarks/step.py benchmarks/qat.py \
+	  --benchmark-disable-gc --benchmark-json build/benchmarks.json
+	python -m benchmarks.table build/benchmarks.json reports/benchmarks.json
 
 lint: $(READY)
 	ruff format --check --quiet .

@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train.train, train.measure, train.status, smoke.smoke, report.report, report.check):
+for command in (train.train, train.measure, train.status, train.keep, smoke.smoke, report.report, report.check):
     app.command()(command)
 replicate.app.command()(report.figures)
 replicate.app.command()(report.compare)

@@ -7,14 +7,14 @@ of them it needs.
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from shared.errors import BitlawError, nearest
 from shared.evaluate.ptq import Cell
-from shared.sweep.spec import Run, RunSpec
+from shared.sweep.spec import COMPRESSION, Run, RunSpec
 
 HERE = Path(__file__).parent
 # Set for each run from its size and group, never for a whole profile.
@@ -47,6 +47,9 @@ class RunGroup(Strict):
     tokens: list[Tokens]
     seeds: list[int]
     learning_rates: list[PositiveFloat] = []
+    phases: list[Literal["trunk", "cooled"]] = ["trunk", "cooled"]
+    # Each entry is one training precision or sparsity (fields of RunSpec); none means unquantized.
+    compression: list[dict[str, str | float | bool]] = [{}]
 
 
 class CellGroup(Strict):
@@ -64,6 +67,8 @@ class Profile(Strict):
     save_seconds: PositiveFloat
     runs: dict[str, list[RunGroup]]
     measurements: dict[str, list[CellGroup]]
+    # Base checkpoints that go into git, at the size's own learning rate.
+    keep: list[RunGroup] = []
 
 
 class Pool(Strict):
@@ -165,8 +170,25 @@ def expand(
     return Expected(profile, pool.sizes, list({run.spec.run_id: run for run in runs}.values()), cells)
 
 
+def kept_runs(want: Expected) -> list[Run]:
+    """The runs of `keep`, in its order. Raises BitlawError when one is not part of the profile."""
+    found: list[Run] = []
+    for part in want.profile.keep:
+        chosen = [
+            run
+            for run in want.runs
+            if (run.size in part.sizes and run.spec.tokens in part.tokens and run.spec.seed in part.seeds)
+            and ("cooled" if run.spec.cooled else "trunk") in part.phases
+            and run.spec == run.spec.base
+        ]
+        if not chosen:
+            raise BitlawError(f"pool.yaml: keep: no run of the profile is {part.sizes} at {part.tokens} tokens")
+        found += [run for run in chosen if run not in found]
+    return found
+
+
 def runs_of(part: RunGroup, pool: Pool, profile: Profile, corpus: str, corpus_sha256: str) -> list[Run]:
-    """Every size x seed x learning rate x horizon, on the trunk and cooled."""
+    """Every size x learning rate x seed x compression x horizon, on the trunk and cooled."""
     runs = []
     for size in part.sizes:
         if size not in pool.sizes:
@@ -174,16 +196,22 @@ def runs_of(part: RunGroup, pool: Pool, profile: Profile, corpus: str, corpus_sh
         shape = pool.sizes[size]
         for learning_rate in part.learning_rates or [shape.learning_rate]:
             for seed in part.seeds:
-                known: dict[str, Any] = dict(profile.training)
-                first = RunSpec(
-                    corpus_sha256=corpus_sha256, n_layer=shape.n_layer, d_model=shape.d_model, d_ff=shape.d_ff,
-                    seed=seed, learning_rate=learning_rate, tokens=part.tokens[0], cooled=False, **known,
-                )  # fmt: skip
-                runs += [
-                    Run(replace(first, tokens=tokens, cooled=cooled), size, corpus)
-                    for tokens in part.tokens
-                    for cooled in (False, True)
-                ]
+                for how in part.compression:
+                    for name in how:
+                        if name not in COMPRESSION:
+                            hint = nearest(name, list(COMPRESSION))
+                            raise BitlawError(f"pool.yaml: compression: {name} is no setting{hint}")
+                    known: dict[str, Any] = {**profile.training, **how}
+                    first = RunSpec(
+                        corpus_sha256=corpus_sha256, n_layer=shape.n_layer, d_model=shape.d_model, d_ff=shape.d_ff,
+                        seed=seed, learning_rate=learning_rate, tokens=part.tokens[0], cooled=False, **known,
+                    )  # fmt: skip
+                    runs += [
+                        Run(replace(first, tokens=tokens, cooled=cooled), size, corpus)
+                        for tokens in part.tokens
+                        for cooled in (False, True)
+                        if ("cooled" if cooled else "trunk") in part.phases
+                    ]
     return runs
 
 

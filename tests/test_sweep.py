@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from replications.pool import expand, papers, read_pool
 from shared.corpus.load import pinned_sha256
@@ -22,8 +23,10 @@ from shared.corpus.write import corpus_sha256, write_description
 from shared.errors import BitlawError
 from shared.files import sha256_file
 from shared.sweep import claim, tables
+from shared.sweep.kept import kept, kept_model
 from shared.sweep.launch import expected_seconds
-from shared.sweep.spec import Run, RunSpec, trunks
+from shared.sweep.ledger import Ledger
+from shared.sweep.spec import QUANTIZERS, Run, RunSpec, trunks
 from shared.train import state
 
 SPEC = RunSpec("c" * 64, n_layer=2, d_model=64, d_ff=192, seed=1, learning_rate=0.008, tokens=2**20, cooled=True)
@@ -48,10 +51,13 @@ def test_five_ids_are_pinned() -> None:
 
 def test_every_field_is_part_of_the_identity_and_defaults_are_not() -> None:
     others: dict[str, Any] = {"corpus_sha256": "d" * 64, "compute": "fp32", "cooled": False, "compile": False}
+    others |= dict.fromkeys(QUANTIZERS, "INT4@8") | {"exceptions": "down.activations=INT8@8", "sparsity": 0.25}
+    others |= {"learned_clip": True, "sparsity_pattern": "2:4"}
+    spec = replace(SPEC, activations="INT4@16", sparsity=0.5)
     for f in fields(RunSpec):
-        value = getattr(SPEC, f.name)
+        value = getattr(spec, f.name)
         other = others.get(f.name, value * 2 if not isinstance(value, float) else value / 2)
-        assert replace(SPEC, **{f.name: other}).run_id != SPEC.run_id, f.name
+        assert replace(spec, **{f.name: other}).run_id != spec.run_id, f.name
     assert "warmup_steps" not in Run(SPEC, "S", "python").to_json()["spec"]
     explicit = RunSpec(**(Run(SPEC, "S", "python").to_json()["spec"] | {"warmup_steps": 50}))
     assert explicit.run_id == SPEC.run_id
@@ -93,8 +99,9 @@ def test_the_profiles_of_the_design() -> None:
     sizes = {run.size: run.spec.shape.n_blocks for run in cpu.runs}
     assert sizes == {"S": 106_496, "S4": 212_992, "M": 376_832, "M3": 565_248, "L": 851_968, "W": 753_664}
     assert {run.spec.tokens // 2**20 for run in cpu.runs} == {1, 2, 4, 8, 16, 32}
-    assert len(cpu.runs) == 6 * 2 * (3 + 5)
-    seed_one = [run for run in cpu.runs if run.spec.seed == 1]
+    # Six horizons, trunk and cooled: three seeds of S, two of M, one of the others.
+    assert len([run for run in cpu.runs if run.spec == run.spec.base]) == 6 * 2 * (3 + 2 + 4)
+    seed_one = [run for run in cpu.runs if run.spec.seed == 1 and run.spec == run.spec.base]
     assert {len(cpu.cells[run.spec.run_id]) for run in seed_one} == {7 * 5}
     gpu = expand("gpu", "c" * 64)
     assert {run.size for run in gpu.runs} == {"K30", "K60", "K110", "K220"}
@@ -231,6 +238,25 @@ def test_rows_are_added_sorted_and_replaced_by_id(tmp_path: Path) -> None:
     assert (tmp_path / "runs.csv").stat().st_mtime_ns == before
 
 
+def test_a_compressed_run_gets_its_delta_once_its_base_is_known(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(3.0, 0.3, 64).astype(np.float32)
+    own = base + np.float32(0.125) + rng.normal(0, 0.01, 64).astype(np.float32)
+    w4 = {"run_id": "w4", "base_run_id": "16", "loss": float(own.mean()), "weights": "INT4@channel"}
+    tables.add_runs(tmp_path, [w4], {"w4": own})
+    assert tables.read_runs(tmp_path)["w4",]["delta"] == ""
+    tables.add_runs(
+        tmp_path, [{"run_id": "16", "base_run_id": "16", "loss": float(base.mean())}, w4], {"w4": own, "16": base}
+    )
+    row = tables.read_runs(tmp_path)["w4",]
+    difference = own.astype(float) - base.astype(float)
+    assert float(row["delta"]) == pytest.approx(difference.mean(), rel=1e-5)
+    assert float(row["delta_se"]) == pytest.approx(difference.std(ddof=1) / 8, rel=1e-4)
+    assert tables.read_runs(tmp_path)["16",]["delta"] == ""
+    assert tables.read_runs(tmp_path)["16",]["weights"] == "none"
+    assert list(tables.read_base_losses(tmp_path)) == ["16"]
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -312,6 +338,31 @@ def test_a_micro_sweep_fills_both_tables(finished: Path) -> None:
     assert status.returncode == 0, status.stdout + status.stderr
     again = bitlaw(finished, "train", "micro")
     assert "all 12 runs are finished" in again.stdout
+
+
+def test_kept_checkpoints_are_those_of_the_runs(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "build" / "corpora", tmp_path / "build" / "corpora")
+    absent = bitlaw(tmp_path, "keep", "micro")
+    assert absent.returncode == 2
+    assert "train it first" in absent.stderr
+    assert "Traceback" not in absent.stderr
+    folder = finished / "reports" / "checkpoints"
+    done = bitlaw(finished, "keep", "micro")
+    assert done.returncode == 0, done.stderr
+    runs = kept(folder)
+    assert {(run.size, run.spec.tokens, run.spec.seed) for run in runs.values()} == {("X", 32768, 1)}
+    assert {run.spec.cooled for run in runs.values()} == {True, False}
+    ledger = Ledger(finished / "build")
+    for run_id in runs:
+        model = kept_model(folder, run_id)
+        for name, value in ledger.weights(run_id).items():
+            assert torch.equal(model.state_dict()[name], value), name
+    with pytest.raises(BitlawError, match="choose one of"):
+        kept_model(folder, "0" * 12)
+    first, second = sorted(runs)
+    (folder / f"{first}.safetensors").write_bytes((folder / f"{second}.safetensors").read_bytes())
+    with pytest.raises(BitlawError, match=f"holds run {second}"):
+        kept_model(folder, first)
 
 
 def test_deltas_are_paired_with_the_checkpoint(finished: Path) -> None:

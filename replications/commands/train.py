@@ -94,6 +94,24 @@ def measure(
     print(f"{profile}: measured; table {reports / 'measurements.csv'}")
 
 
+def keep(
+    profile: ProfileName,
+    corpus: CorpusName = None,
+    reports: ReportsFolder = None,
+    build: BuildFolder = None,
+) -> None:
+    """Copy the checkpoints that a profile names (`keep` in pool.yaml) into the reports folder, for git."""
+    from replications.pool import kept_runs
+    from shared.sweep.kept import keep as copy
+    from shared.sweep.ledger import Ledger
+
+    want = expected(profile, None, corpus)
+    reports, build = folders(want, reports, build)
+    runs = kept_runs(want)
+    size = copy(Ledger(build), runs, reports / "checkpoints")
+    print(f"{profile}: {len(runs)} checkpoints, {size / 2**20:.1f} MiB, in {reports / 'checkpoints'}")
+
+
 def status(
     profile: ProfileName,
     paper: PaperName = None,

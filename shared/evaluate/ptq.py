@@ -12,14 +12,17 @@ from torch import Tensor
 
 from shared.errors import BitlawError
 from shared.evaluate.losses import mean, paired
-from shared.formats.integer import integer
 from shared.model import Decoder
+from shared.quantize.quantizer import PRESETS, Quantizer, parse_quantizer
 from shared.quantize.rtn import Rounded, round_to_nearest
 
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """A quantization to measure. `group_size` is a number of inputs, or 'channel' for the whole row."""
+    """A quantization to measure: any format or preset (MXFP4, NVFP4, ...) by name.
+
+    `group_size` is a number of inputs, or 'channel' for the whole row.
+    """
 
     method: str
     format: str
@@ -28,9 +31,20 @@ class Cell:
     def __post_init__(self) -> None:
         if self.method != "rtn":
             raise BitlawError(f"method {self.method!r} is unknown: use rtn")
-        integer(self.format)
         if self.group_size != "channel" and not (self.group_size.isdigit() and int(self.group_size) > 0):
             raise BitlawError(f"group_size {self.group_size!r} must be a number of inputs or 'channel'")
+        _ = self.quantizer
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """Raises BitlawError for an unknown format and for a preset with another group."""
+        preset = PRESETS.get(self.format)
+        if preset and str(preset[1]) != self.group_size:
+            raise BitlawError(f"format {self.format} has groups of {preset[1]}: set group_size to that")
+        quantizer = parse_quantizer(self.format if preset else f"{self.format}@{self.group_size}")
+        if quantizer is None:
+            raise BitlawError(f"format {self.format!r} has 16 bits or more: there is nothing to quantize")
+        return quantizer
 
     @property
     def name(self) -> str:
@@ -62,7 +76,7 @@ def measure(
     rounded: dict[str, Rounded] = {}
     try:
         for name, matrix in matrices.items():
-            rounded[name] = round_to_nearest(matrix, integer(cell.format), size)
+            rounded[name] = round_to_nearest(matrix, cell.quantizer)
             matrix.copy_(rounded[name].weight)
         losses_S = losses(windows_ST)
     finally:
@@ -73,7 +87,7 @@ def measure(
     return {
         "method": cell.method,
         "format": cell.format,
-        "bits": integer(cell.format).bits,
+        "bits": cell.quantizer.format.bits,
         "group_size": cell.group_size,
         "group_size_d_model": min(size or model.shape.d_model, model.shape.d_model),
         "group_size_d_ff": min(size or model.shape.d_ff, model.shape.d_ff),

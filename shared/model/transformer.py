@@ -52,7 +52,7 @@ class Block(nn.Module):
     """Attention and SwiGLU around the residual stream.
 
     `casts` is the seam for low-precision training: a module under the name of a product ("qkv", "o", "gate_up",
-    "down") computes it in place of a plain one, and a module under "queries", "keys" or "values" casts what attention
+    "down") computes it in place of a plain one, and a module under "query", "key" or "value" casts what attention
     reads. It is empty in a model that is not quantized. Matrices that read the same input are multiplied as one.
     """
 
@@ -82,9 +82,9 @@ class Block(nn.Module):
         h_BTD = self.input_layernorm(x_BTD, dtype)
         qkv_BT3D = self.product("qkv", h_BTD, self.q_proj, self.k_proj, self.v_proj)
         q_BTHK, k_BTHK, v_BTHK = qkv_BT3D.view(B, T, 3, D // self.head_size, self.head_size).unbind(2)
-        q_BTHK = self.cast("queries", rotate(q_BTHK, cos_TK, sin_TK))
-        k_BTHK = self.cast("keys", rotate(k_BTHK, cos_TK, sin_TK))
-        v_BTHK = self.cast("values", v_BTHK)
+        q_BTHK = self.cast("query", rotate(q_BTHK, cos_TK, sin_TK))
+        k_BTHK = self.cast("key", rotate(k_BTHK, cos_TK, sin_TK))
+        v_BTHK = self.cast("value", v_BTHK)
         attended_BTD = causal_attention(q_BTHK, k_BTHK, v_BTHK, fast).reshape(B, T, D)
         x_BTD = x_BTD + self.product("o", attended_BTD, self.o_proj)
         h_BTD = self.post_attention_layernorm(x_BTD, dtype)

@@ -7,11 +7,21 @@ from typing import Any
 
 from shared.errors import BitlawError
 from shared.model import Shape
+from shared.quantize.quantizer import parse_quantizer
+from shared.quantize.sparsity import Sparsity
+from shared.quantize.training import FORWARD, Precision
 from shared.train.recipe import Recipe
 
 # Raised, deliberately, by a change of numerics; a fit refuses tables that mix versions.
 # 2: attention, cross-entropy and SwiGLU of a step on CPU in kernels of ours, matrices with one input multiplied as one.
 NUMERICS_VERSION = 2
+
+# Fields that say how a run is compressed; a run with all of them at their defaults is a base run.
+COMPRESSION = (
+    *(f.name for f in fields(Precision)),
+    *("sparsity", "sparsity_pattern", "sparsity_begin", "sparsity_end"),
+)  # fmt: skip
+QUANTIZERS = tuple(name for name in COMPRESSION[:8])
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,21 @@ class RunSpec:
     threads: int = 1
     compile: bool = True
     validation_tokens: int = 262_144
+    # Quantizers as text (shared.quantize.training); what leaves a tensor alone is "none".
+    weights: str = "none"
+    activations: str = "none"
+    queries: str = "none"
+    keys_values: str = "none"
+    weights_backward: str = "forward"
+    activations_backward: str = "forward"
+    gradients_to_inputs: str = "none"
+    gradients_to_weights: str = "none"
+    learned_clip: bool = False
+    exceptions: str = ""
+    sparsity: float = 0.0
+    sparsity_pattern: str = "unstructured"
+    sparsity_begin: int = 50
+    sparsity_end: int = 500
 
     def __post_init__(self) -> None:
         """Raises BitlawError for a value of the wrong kind; a whole number where a fraction may stand becomes one."""
@@ -59,6 +84,10 @@ class RunSpec:
                 raise BitlawError(f"{f.name} is {value!r}, it must not be negative")
         if self.threads < 1:
             raise BitlawError("threads is 0, it must be 1 or more")
+        for name in QUANTIZERS:
+            # One text for one meaning: INT16@channel is "none", so that 16 bits share the unquantized run's identity.
+            if getattr(self, name) != FORWARD:
+                object.__setattr__(self, name, str(parse_quantizer(getattr(self, name)) or "none"))
         self.recipe.steps(self.tokens)
 
     @property
@@ -67,8 +96,17 @@ class RunSpec:
 
     @property
     def recipe(self) -> Recipe:
-        names = {f.name for f in fields(Recipe)} - {"shape"}
-        return Recipe(shape=self.shape, **{name: getattr(self, name) for name in names})
+        names = {f.name for f in fields(Recipe)} - {"shape", "precision", "sparsity"}
+        precision = Precision(**{f.name: getattr(self, f.name) for f in fields(Precision)})
+        sparsity = Sparsity(self.sparsity, self.sparsity_pattern, self.sparsity_begin, self.sparsity_end)
+        return Recipe(
+            shape=self.shape, precision=precision, sparsity=sparsity, **{name: getattr(self, name) for name in names}
+        )
+
+    @property
+    def base(self) -> "RunSpec":
+        """The unquantized, dense run of the same trunk, horizon and phase: what this one is compared with."""
+        return replace(self, **{name: DEFAULTS[name] for name in COMPRESSION})
 
     @property
     def run_id(self) -> str:
@@ -83,6 +121,9 @@ class RunSpec:
     @property
     def train_flops(self) -> float:
         return float(self.shape.flops_per_token()) * self.tokens
+
+
+DEFAULTS = {f.name: f.default for f in fields(RunSpec) if f.default is not MISSING}
 
 
 def canonical(spec: RunSpec) -> dict[str, Any]:
@@ -110,7 +151,8 @@ class Run:
     @property
     def label(self) -> str:
         phase = "cooled" if self.spec.cooled else "trunk"
-        return f"{self.size} {self.corpus} seed {self.spec.seed} D={tokens_label(self.spec.tokens)} {phase}"
+        how = "".join(f" {n}={v}" for n, v in canonical(self.spec).items() if n in COMPRESSION)
+        return f"{self.size} {self.corpus}{how} seed {self.spec.seed} D={tokens_label(self.spec.tokens)} {phase}"
 
     def to_json(self) -> dict[str, Any]:
         return {"spec": canonical(self.spec), "size": self.size, "corpus": self.corpus}
@@ -135,8 +177,3 @@ def trunks(runs: list[Run]) -> dict[str, list[Run]]:
     for run in runs:
         grouped.setdefault(run.spec.trunk_id, []).append(run)
     return grouped
-
-
-def at(run: Run, tokens: int, cooled: bool) -> Run:
-    """The same trunk at another horizon or phase."""
-    return replace(run, spec=replace(run.spec, tokens=tokens, cooled=cooled))

@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from shared.errors import BitlawError, nearest
+from shared.evaluate.losses import paired
 from shared.files import replacing, write_text
+from shared.sweep.spec import COMPRESSION, DEFAULTS
 
 Row = dict[str, str]
 
@@ -27,7 +30,7 @@ RUN_COLUMNS = (
     "run_id", "trunk_id", "size", "corpus", "corpus_sha256", "n_layer", "d_model", "d_ff", "head_size", "vocabulary",
     "context", "n_blocks", "n_embedding", "n_head", "tokens", "cooled", "lr_fraction", "seed", "learning_rate",
     "batch_tokens", "warmup_steps", "weight_decay", "beta1", "beta2", "epsilon", "clip", "cooldown", "accumulate",
-    "compute", "threads", "compile", "validation_tokens", "corpus_passes", "diverged", "loss", "loss_se",
+    "compute", "threads", "compile", "validation_tokens", *COMPRESSION, "corpus_passes", "diverged", "loss", "loss_se",
     "base_run_id", "delta", "delta_se", "train_loss", "train_flops", "seconds", "device", "cpu_model",
     "torch_version", "numerics_version", "git_revision", "dirty",
 )  # fmt: skip
@@ -113,17 +116,37 @@ def measured_gflops(reports: Path) -> dict[str, float]:
 
 
 def add_runs(reports: Path, results: list[dict[str, Any]], losses: dict[str, NDArray[np.float32]]) -> None:
-    """Merge finished runs into runs.csv, and the unquantized ones' losses by sequence into base_losses.npz."""
+    """Merge finished runs into runs.csv, and the unquantized ones' losses by sequence into base_losses.npz.
+
+    A compressed run gets its delta, paired over the sequences, once its base run's losses are known.
+    """
     with locked(reports):
         rows = read_runs(reports)
-        for result in results:
-            rows[(str(result["run_id"]),)] = {column: cell_text(result.get(column)) for column in RUN_COLUMNS}
         kept = read_base_losses(reports)
-        if any(not np.array_equal(kept.get(run_id, np.empty(0)), value) for run_id, value in losses.items()):
-            kept |= losses
+        base = {
+            str(r["run_id"]): losses[str(r["run_id"])] for r in results if is_base(r) and str(r["run_id"]) in losses
+        }
+        known = kept | base
+        # A result from before there was compression has not these fields: it was unquantized.
+        unquantized = {name: DEFAULTS[name] for name in COMPRESSION}
+        for result in results:
+            result = unquantized | result
+            row = {column: cell_text(result.get(column)) for column in RUN_COLUMNS}
+            own, other = losses.get(str(result["run_id"])), known.get(str(result.get("base_run_id")))
+            if not is_base(result) and own is not None and other is not None:
+                delta = paired(torch.from_numpy(own).double(), torch.from_numpy(other).double())
+                row |= {"delta": cell_text(delta.value), "delta_se": cell_text(delta.se)}
+            rows[(str(result["run_id"]),)] = row
+        if any(not np.array_equal(kept.get(run_id, np.empty(0)), value) for run_id, value in base.items()):
+            kept |= base
             with replacing(reports / "base_losses.npz") as temporary, temporary.open("wb") as opened:
                 np.savez(opened, **{run_id: kept[run_id] for run_id in sorted(kept)})  # type: ignore[arg-type]
         write_table(reports / "runs.csv", RUN_COLUMNS, rows)
+
+
+def is_base(result: dict[str, Any]) -> bool:
+    """Neither quantized nor sparse: its own reference."""
+    return bool(result.get("base_run_id", result["run_id"]) == result["run_id"])
 
 
 def add_measurements(reports: Path, results: list[dict[str, Any]]) -> None:

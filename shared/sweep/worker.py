@@ -139,7 +139,13 @@ class Worker:
             shape = run.spec.shape
             result = (
                 {name: getattr(run.spec, name) for name in run.spec.__dataclass_fields__}
-                | {"run_id": run.spec.run_id, "trunk_id": run.spec.trunk_id, "size": run.size, "corpus": run.corpus}
+                | {
+                    "run_id": run.spec.run_id,
+                    "base_run_id": run.spec.base.run_id,
+                    "trunk_id": run.spec.trunk_id,
+                    "size": run.size,
+                    "corpus": run.corpus,
+                }
                 | {"n_blocks": shape.n_blocks, "n_embedding": shape.n_embedding, "n_head": shape.n_head}
                 | {"corpus_passes": batches.repeats(made.tokens), "lr_fraction": made.lr_fraction}
                 | {"loss": loss and loss.value, "loss_se": loss and loss.se, "train_loss": made.train_loss}
@@ -175,11 +181,13 @@ class Worker:
     def bench(self, run: Run) -> tuple[Decoder, Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
         """A model of the run's shape, its compiled losses, and the validation windows; kept for the next run."""
         spec = run.spec
-        key = (spec.shape, run.corpus, spec.threads, spec.compile, spec.validation_tokens)
+        recipe = spec.recipe
+        text = (run.corpus, spec.validation_tokens)
+        key = (recipe.shape, recipe.precision, recipe.sparsity, *text, spec.threads, spec.compile)
         if key not in self.benches:
             torch.compiler.reset()
             torch.set_num_threads(spec.threads)
-            model = Decoder(spec.shape).to(self.device)
+            model = trunk.low_precision(recipe.shape, recipe.precision, recipe.sparsity).to(self.device)
             windows_ST = validation_windows(self.corpus(run).val, spec.context, spec.validation_tokens)
             self.benches = {key: (model, evaluator(model, spec.compile), windows_ST)}
         return self.benches[key]

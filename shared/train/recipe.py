@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 from shared.errors import BitlawError
 from shared.model import Shape
+from shared.quantize.sparsity import Sparsity
+from shared.quantize.training import Precision
+
+UNQUANTIZED, DENSE = Precision(), Sparsity()
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Recipe:
     compute: str = "bf16"
     threads: int = 1
     compile: bool = True
+    precision: Precision = UNQUANTIZED
+    sparsity: Sparsity = DENSE
 
     def __post_init__(self) -> None:
         if self.accumulate < 1 or self.batch_tokens % (self.shape.context * self.accumulate):

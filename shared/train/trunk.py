@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from shared.errors import BitlawError
-from shared.model import Decoder, kernels
+from shared.model import Decoder, Shape, kernels
 from shared.model.transformer import mean_loss
+from shared.quantize.sparsity import Sparsity, attach_masks, prune
+from shared.quantize.training import Precision, attach, stochastic
 from shared.train.batches import Batches
 from shared.train.recipe import Recipe, branch_fraction, trunk_fraction
 from shared.train.state import DamagedFileError, load, save
@@ -44,17 +46,29 @@ class Checkpoint:
     weights: dict[str, Tensor]
 
 
+def low_precision(shape: Shape, precision: Precision, sparsity: Sparsity) -> Decoder:
+    """A model with the casts and masks of a recipe: what is trained, and what is evaluated afterwards."""
+    model = Decoder(shape)
+    attach(model, precision)
+    attach_masks(model, sparsity, precision.quantizer("weights"))
+    return model
+
+
 class Trainer:
     """Model, optimizer and compiled step of one trunk; `step` is the number of steps taken."""
 
     def __init__(self, recipe: Recipe, batches: Batches, device: torch.device) -> None:
         self.recipe, self.batches, self.device = recipe, batches, device
-        self.model = Decoder(recipe.shape).to(device)
+        self.model = low_precision(recipe.shape, recipe.precision, recipe.sparsity).to(device)
         # `compile` says that there is a C++ compiler, for torch's code and for ours.
         self.model.fast = recipe.compile and device.type == "cpu" and kernels.usable()
         self.model.initialise(recipe.seed)
+        # A learned clip is a factor on a scale: decaying it would clip for no reason.
+        clips = [p for name, p in self.model.named_parameters() if ".casts." in name]
+        others = [p for name, p in self.model.named_parameters() if ".casts." not in name]
+        groups = [{"params": others}] + ([{"params": clips, "weight_decay": 0.0}] if clips else [])
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            groups,
             lr=recipe.learning_rate,
             betas=(recipe.beta1, recipe.beta2),
             eps=recipe.epsilon,
@@ -62,6 +76,7 @@ class Trainer:
             fused=True,
         )
         self.step, self.loss, self.diverged, self.seconds = 0, math.nan, False, 0.0
+        self.random = stochastic(recipe.precision)
         dtype = DTYPES[recipe.compute]
 
         def batch_loss(tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -72,6 +87,9 @@ class Trainer:
     def advance(self, fraction: float) -> float:
         """One step at this fraction of the peak learning rate; returns the batch's loss before it."""
         begun = time.perf_counter()
+        if self.random:
+            # Stochastic rounding draws from torch's generator: the same at this step after any resume.
+            torch.manual_seed(self.recipe.seed * 2**32 + self.step)
         tokens_BT, targets_BT = self.batches(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * fraction
@@ -89,6 +107,7 @@ class Trainer:
             self.diverged = True
         else:
             self.optimizer.step()
+            prune(self.model, self.recipe.sparsity, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.seconds += time.perf_counter() - begun

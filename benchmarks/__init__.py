@@ -1,0 +1,1 @@
+"""Timings with a peer in the same run; see README.md."""

@@ -1,0 +1,123 @@
+"""The training step against Hugging Face's Trainer: the same shapes, batch, optimizer, schedule and text.
+
+Both run in one process on one thread. Our step is timed in a callback of the Trainer, right after each of its own.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.turns import CONTEXT, SEQUENCES, SIZES, gemm_peak, in_turns, ratio
+from shared.corpus.load import load_corpus
+from shared.model.exchange import to_transformers
+from shared.train.batches import Batches
+from shared.train.recipe import Recipe, trunk_fraction
+from shared.train.trunk import Trainer as Ours
+
+STEPS, WARM_UP = 60, 10
+LEARNING_RATE = 0.002
+
+
+class Windows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """The sequences of our batches, in their order."""
+
+    def __init__(self, batches: Batches, steps: int) -> None:
+        self.rows = torch.cat([batches(step)[0] for step in range(steps)])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"input_ids": self.rows[index], "labels": self.rows[index]}
+
+
+def race(size: str, compiled: bool, folder: Path) -> dict[str, Any]:
+    """Seconds and losses of STEPS steps of each, in turns."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    torch.compiler.reset()
+    corpus = load_corpus("python", Path.cwd())
+    recipe = Recipe(SIZES[size], seed=1, learning_rate=LEARNING_RATE, batch_tokens=SEQUENCES * CONTEXT)
+    ours = Ours(recipe, Batches(corpus.train, CONTEXT, SEQUENCES, seed=1), torch.device("cpu"))
+    llama = to_transformers(ours.model).train()
+    seconds: dict[str, list[float]] = {"ours": [], "trainer": []}
+    losses: dict[str, list[float]] = {"ours": [], "trainer": []}
+    resumed = time.perf_counter()
+
+    class InTurns(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            nonlocal resumed
+            now = time.perf_counter()
+            seconds["trainer"].append(now - resumed)
+            losses["ours"].append(ours.advance(trunk_fraction(recipe, ours.step)))
+            seconds["ours"].append(time.perf_counter() - now)
+            resumed = time.perf_counter()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if logs and "loss" in logs:
+                losses["trainer"].append(float(logs["loss"]))
+
+    trainer = transformers.Trainer(
+        model=llama,
+        args=transformers.TrainingArguments(
+            output_dir=str(folder), max_steps=STEPS, per_device_train_batch_size=SEQUENCES, learning_rate=LEARNING_RATE,
+            lr_scheduler_type="constant_with_warmup", warmup_steps=recipe.warmup_steps,
+            weight_decay=recipe.weight_decay,
+            adam_beta1=recipe.beta1, adam_beta2=recipe.beta2, adam_epsilon=recipe.epsilon, max_grad_norm=recipe.clip,
+            bf16=True, use_cpu=True, optim="adamw_torch_fused", torch_compile=compiled, logging_steps=1,
+            save_strategy="no", report_to=[], disable_tqdm=True, train_sampling_strategy="sequential",
+        ),
+        train_dataset=Windows(Batches(corpus.train, CONTEXT, SEQUENCES, seed=1), STEPS),
+        callbacks=[InTurns()],
+    )  # fmt: skip
+    trainer.train()
+    return {"seconds": {k: v[WARM_UP:] for k, v in seconds.items()}, "losses": losses}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "torch_compile"])
+@pytest.mark.parametrize("size", SIZES)
+def test_step_against_trainer(benchmark: Any, size: str, compiled: bool, tmp_path: Path) -> None:
+    found = race(size, compiled, tmp_path)
+    seconds, losses = found["seconds"], found["losses"]
+    shape = SIZES[size]
+    tokens = SEQUENCES * CONTEXT
+    mine = float(np.median(seconds["ours"]))
+    peak = gemm_peak()
+    benchmark.extra_info |= {
+        "size": size,
+        "d_model": shape.d_model,
+        "tokens_per_second": tokens / mine,
+        "trainer_tokens_per_second": tokens / float(np.median(seconds["trainer"])),
+        "times_faster": 1 / ratio(seconds, "ours", "trainer"),
+        "gemm_peak_gflops": peak / 1e9,
+        "share_of_gemm_peak": shape.flops_per_token() * tokens / mine / peak,
+        "loss_after_the_same_tokens": float(np.mean(losses["ours"][-5:])),
+        "trainer_loss": float(np.mean(losses["trainer"][-5:])),
+    }
+    turns = iter(seconds["ours"])
+    benchmark.pedantic(lambda: next(turns), rounds=1)
+    benchmark.extra_info["step_seconds"] = mine
+
+
+def test_threads_and_processes(benchmark: Any) -> None:
+    """One thread against two, at S: the reason for one-thread workers."""
+    speeds = {}
+    corpus = load_corpus("python", Path.cwd())
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        torch.compiler.reset()
+        recipe = Recipe(SIZES["S"], seed=1, learning_rate=LEARNING_RATE, batch_tokens=SEQUENCES * CONTEXT)
+        ours = Ours(recipe, Batches(corpus.train, CONTEXT, SEQUENCES, seed=1), torch.device("cpu"))
+        seconds = in_turns({"step": lambda ours=ours: ours.advance(1.0)}, rounds=30)["step"]  # type: ignore[misc]
+        speeds[threads] = SEQUENCES * CONTEXT / float(np.median(seconds))
+    torch.set_num_threads(1)
+    benchmark.extra_info |= {f"tokens_per_second_{threads}_threads": value for threads, value in speeds.items()}
+    benchmark.pedantic(lambda: None, rounds=1)

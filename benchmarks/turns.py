@@ -1,0 +1,40 @@
+"""Timing several things in turns, so that what else the machine does meets all of them alike."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+from shared.model import Shape
+
+# One size of the pool for each width.
+SIZES = {"S": Shape(2, 64, 192), "M": Shape(2, 128, 320), "W": Shape(1, 256, 640)}
+SEQUENCES, CONTEXT = 16, 256
+
+
+def in_turns(steps: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 3) -> dict[str, list[float]]:
+    """Seconds of each step in each round; the order turns with the round."""
+    for _ in range(warm_up):
+        for step in steps.values():
+            step()
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    names = list(steps)
+    for number in range(rounds):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            begun = time.perf_counter()
+            steps[name]()
+            seconds[name].append(time.perf_counter() - begun)
+    return seconds
+
+
+def ratio(seconds: dict[str, list[float]], name: str, peer: str) -> float:
+    """Median over rounds of the time of one over that of the other in the same round."""
+    return statistics.median(a / b for a, b in zip(seconds[name], seconds[peer], strict=True))
+
+
+def gemm_peak(size: int = 2048, rounds: int = 7) -> float:
+    """FLOP/s of a square BF16 product on this machine with the threads that torch has now: the best of some."""
+    a, b = (torch.randn(size, size).bfloat16() for _ in range(2))
+    seconds = in_turns({"gemm": lambda: a @ b}, rounds)["gemm"]
+    return float(2 * size**3 / min(seconds))

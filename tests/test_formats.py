@@ -1,0 +1,170 @@
+"""Number formats: the fast casts against their oracle, the facts' tables, and the properties every format has."""
+
+import math
+import random
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.errors import BitlawError
+from shared.formats import Format, format_named
+from shared.formats.names import names
+from shared.formats.oracle import nearest_value, values
+
+VARIANTS = [
+    "E4M3FN",
+    "E5M2IEEE",
+    "E3M4IEEE",
+    "E4M3IEEE",
+    "E8M2FN",
+    "E8M7IEEE",
+    "E8M0FN",
+    "E2M0FN",
+    "E1M1IEEE",
+    "E0M3FN",
+]
+ALL = names() + VARIANTS
+INFINITY = float("inf")
+fp32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def hard_inputs(form: Format, count: int = 16) -> torch.Tensor:
+    """Values of the format, the middles between neighbours, the FP32 numbers beside both, and beyond the range."""
+    rng = random.Random(form.name)
+    grid = values(form)
+    if len(grid) > 4 * count:
+        middle = len(grid) // 2
+        some = rng.sample(range(len(grid)), count)
+        near_zero = range(middle - count // 2, middle + count // 2)
+        grid = [grid[i] for i in sorted({*some, *near_zero, *range(10), *range(len(grid) - 10, len(grid))})]
+    points = grid + [(a + b) / 2 for a, b in pairwise(grid)]
+    points += [rng.uniform(-1.3, 1.3) * min(form.limit, 2.0**126) for _ in range(count)]
+    points += [rng.gauss(0, 1) for _ in range(count)] + [0.0, -0.0, 2.0**-149, 3e38, INFINITY, -INFINITY]
+    x = torch.tensor(points)
+    return torch.cat([x, torch.nextafter(x, torch.full_like(x, INFINITY)), torch.nextafter(x, -x)])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_cast_is_the_oracle(name: str) -> None:
+    form = format_named(name)
+    x = hard_inputs(form)
+    expected = torch.tensor([nearest_value(v, form) for v in x.tolist()])
+    assert torch.equal(form.cast(x), expected)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_values_stay_and_nan_stays(name: str) -> None:
+    form = format_named(name)
+    grid = torch.tensor(values(form))
+    assert grid.max() == form.limit
+    assert len(grid) <= 2 ** (form.bits + 1e-9)
+    noise = torch.rand(grid.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(form.cast(grid), grid)
+    assert torch.equal(form.cast_stochastic(grid, noise), grid)
+    assert form.cast(torch.tensor([math.nan, 1.0])).isnan().tolist() == [True, False]
+
+
+# The facts' table 6.1, and 2.2 for the formats without reserved codes.
+@pytest.mark.parametrize(
+    ("name", "limit", "smallest_normal", "smallest", "count"),
+    [
+        ("E1M1", 3, 2, 1, 7),
+        ("E2M1", 6, 1, 0.5, 15),
+        ("E2M3", 7.5, 1, 0.125, 63),
+        ("E3M2", 28, 0.25, 0.0625, 63),
+        ("E4M3", 480, 2**-6, 2**-9, 255),
+        ("E4M3FN", 448, 2**-6, 2**-9, 253),
+        ("E5M2IEEE", 57344, 2**-14, 2**-16, 247),
+        ("E4M3IEEE", 240, 2**-6, 2**-9, 239),
+        ("E3M4IEEE", 15.5, 0.25, 2**-6, 223),
+        ("E0M7", 127 / 64, 2, 1 / 64, 255),
+    ],
+)
+def test_the_facts_table(name: str, limit: float, smallest_normal: float, smallest: float, count: int) -> None:
+    form = format_named(name)
+    grid = values(form)
+    assert form.limit == limit
+    assert form.smallest_normal == smallest_normal
+    assert min(value for value in grid if value > 0) == smallest
+    assert len(grid) == count
+
+
+def test_known_values() -> None:
+    assert values(format_named("E2M1"))[7:] == [0, 0.5, 1, 1.5, 2, 3, 4, 6]
+    assert values(format_named("E1M1"))[3:] == [0, 1, 2, 3]
+    assert values(format_named("INT3")) == [-3, -2, -1, 0, 1, 2, 3]
+    assert values(format_named("INT2")) == values(format_named("TERNARY")) == [-1, 0, 1]
+    assert values(format_named("UINT2")) == [0, 1, 2, 3]
+    assert format_named("INT1") is not None
+    assert values(format_named("INT1")) == [-1, 1]
+    assert format_named("TERNARY").bits == math.log2(3)
+    assert [format_named(name).largest_exponent for name in ("E2M1", "E2M3", "E3M2", "E4M3FN", "E5M2IEEE", "E0M7")] == [
+        *(2, 2, 4, 8, 15, 0)  # emax, the facts 6.2
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [("INT9", ""), ("E2M11", ""), ("E9M1", ""), ("E0M0", ""), ("int4", ""), ("NF5", "NF"), ("E1M0FN", ""), ("", "")],
+)
+def test_unknown_formats(wrong: str, hint: str) -> None:
+    with pytest.raises(BitlawError, match=f"format {wrong!r} is unknown.*{hint}.*bitlaw formats"):
+        format_named(wrong)
+    with pytest.raises(BitlawError, match="did you mean 'E2M1'"):
+        format_named("E2M1FP")
+
+
+@settings(deadline=None)  # the first look at a format lists its values
+@given(x=fp32, y=fp32, name=st.sampled_from(ALL))
+def test_idempotent_monotone_odd_and_within_range(x: float, y: float, name: str) -> None:
+    form = format_named(name)
+    cast_x, cast_y, cast_minus = (form.cast(torch.tensor(v)).item() for v in (x, y, -x))
+    assert form.cast(torch.tensor(cast_x)).item() == cast_x
+    assert cast_x in values(form)
+    assert (cast_x <= cast_y) if x <= y else (cast_x >= cast_y)
+    symmetric = [-value for value in reversed(values(form))] == values(form)
+    if symmetric and (form.kind != "codebook" or name == "BINARY") and (name != "BINARY" or x):
+        assert cast_minus == -cast_x
+
+
+@settings(deadline=None)
+@given(x=st.floats(-8, 8, width=32), name=st.sampled_from(ALL))
+def test_half_away_differs_only_at_ties(x: float, name: str) -> None:
+    form = format_named(name)
+    if form.kind == "codebook":
+        return
+    nearest, away = form.cast(torch.tensor(x)).item(), form.cast(torch.tensor(x), "half_away").item()
+    assert abs(nearest - min(max(x, -form.limit), form.limit)) == abs(away - min(max(x, -form.limit), form.limit)) or (
+        form.lowest == 0 and x < 0
+    )
+    assert abs(away) >= abs(nearest)
+
+
+def test_half_away_at_ties() -> None:
+    x = torch.tensor([0.5, 1.5, 2.5, -0.5, -2.5, 0.49999997])
+    assert format_named("INT8").cast(x, "half_away").tolist() == [1, 2, 3, -1, -3, 0]
+    x = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, -5.0, 0.24999999])
+    assert format_named("E2M1").cast(x, "half_away").tolist() == [0.5, 1, 1.5, 2, 3, 4, 6, -6, 0]
+    assert format_named("E2M1").cast(x).tolist() == [0, 1, 1, 2, 2, 4, 4, -4, 0]
+
+
+@pytest.mark.parametrize(
+    "name", ["INT2", "INT4", "INT8", "UINT4", "TERNARY", "BINARY", "E2M1", "E3M0", "E4M3", "E0M3", "E8M1", "NF4", "FP4"]
+)
+def test_stochastic_rounding_is_unbiased_within_range(name: str) -> None:
+    """Over evenly spread noise the mean is x within one step over the number of samples; only neighbours occur."""
+    form = format_named(name)
+    grid = torch.tensor(values(form))
+    within = grid[(grid.abs() <= 16)]
+    low, high = within[0].item(), within[-1].item()
+    x_P = torch.linspace(low, high, 101)
+    samples = 4096
+    noise_S1 = ((torch.arange(samples) + 0.5) / samples)[:, None]
+    cast_SP = form.cast_stochastic(x_P.expand(samples, -1), noise_S1.expand(-1, 101))
+    above = torch.bucketize(x_P, within).clamp(1, len(within) - 1)
+    step_P = within[above] - within[above - 1]
+    assert ((cast_SP.mean(0) - x_P).abs() <= step_P / samples + 1e-6).all()
+    assert ((cast_SP - x_P).abs() <= step_P * (1 + 1e-6)).all()
