@@ -429,6 +429,21 @@ def live_owners(root: Path) -> list[int]:
     return [json.loads(text)["pid"] for path in held if (text := path.read_text())]
 
 
+def test_two_processes_of_one_run_match_one_process(finished: Path, tmp_path: Path) -> None:
+    """torchrun, gloo, CPU: the same checkpoints up to the order of sums, each made once."""
+    make_corpus(tmp_path)
+    done = bitlaw(tmp_path, "train", "micro", "--processes", "2", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    alone, shared = content_of(finished, "runs.csv"), content_of(tmp_path, "runs.csv")
+    assert [row["run_id"] for row in shared] == [row["run_id"] for row in alone]
+    ledgers = Ledger(finished / "build"), Ledger(tmp_path / "build")
+    for one, other in zip(alone, shared, strict=True):
+        assert float(other["loss"]) == pytest.approx(float(one["loss"]), abs=5e-3)
+        weights = [ledger.weights(one["run_id"]) for ledger in ledgers]
+        first = weights[0]["layers.0.q_proj.weight"]
+        assert (weights[1]["layers.0.q_proj.weight"] - first).norm() < 0.05 * first.norm()
+
+
 def test_a_killed_worker_is_replaced_and_a_lone_one_is_missed(finished: Path, tmp_path: Path) -> None:
     """Of two workers one dies: the other takes its trunk over. The only one dies: the command fails and says so."""
     make_corpus(tmp_path)

@@ -17,6 +17,9 @@ CorpusName = Annotated[str | None, typer.Option("--corpus", help="another corpus
 ReportsFolder = Annotated[Path | None, typer.Option("--reports", help="folder of the tables; else the profile's")]
 BuildFolder = Annotated[Path | None, typer.Option("--build", help="folder of checkpoints; else the profile's")]
 Workers = Annotated[int, typer.Option("--workers", min=1, max=256, help="local processes")]
+Processes = Annotated[
+    int, typer.Option("--processes", min=1, max=64, help="processes that share each trunk (torchrun)")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print what it would cost, and stop")]
 Repeats = Annotated[bool, typer.Option("--repeats", help="allow horizons beyond the corpus: its text is seen again")]
@@ -32,6 +35,7 @@ def train(
     paper: PaperName = None,
     corpus: CorpusName = None,
     workers: Workers = 2,
+    processes: Processes = 1,
     device: Device = "auto",
     reports: ReportsFolder = None,
     build: BuildFolder = None,
@@ -61,7 +65,7 @@ def train(
         return
     if not repeats:
         check_horizons(runs)
-    start(plan_of(want, runs, {}, device, build), reports, workers)
+    start(plan_of(want, runs, {}, device, build), reports, workers, processes)
     print(f"{profile}: {len(runs)} runs finished, {len(want.runs)} in all; table {reports / 'runs.csv'}")
 
 
@@ -194,10 +198,10 @@ def plan_of(want: "Expected", runs: "list[Run]", cells: "dict[str, list]", devic
     return Plan(root, build.resolve(), runs, cells, device, want.profile.save_seconds, git_state(root))
 
 
-def start(plan: "Plan", reports: Path, workers: int) -> None:
+def start(plan: "Plan", reports: Path, workers: int, processes: int = 1) -> None:
     from shared.sweep.launch import checked, launch
 
-    checked(launch(plan, reports, workers, warn))
+    checked(launch(plan, reports, workers, warn, processes))
 
 
 def check_horizons(runs: "list[Run]") -> None:

@@ -109,8 +109,12 @@ def units(plan: Plan) -> int:
     return sum(len(cells) for cells in plan.cells.values()) or len(plan.runs)
 
 
-def launch(plan: Plan, reports: Path, workers: int, say: Callable[[str], None]) -> Outcome:
-    """Run a plan to its end. Raises KeyboardInterrupt after Ctrl-C, with everything finished in the tables."""
+def launch(plan: Plan, reports: Path, workers: int, say: Callable[[str], None], processes_each: int = 1) -> Outcome:
+    """Run a plan to its end; each worker is `processes_each` processes that share a trunk, started by torchrun.
+
+    Raises KeyboardInterrupt after Ctrl-C, with everything finished in the tables.
+    """
+    shared_by = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes_each}", "-m"]
     text = json.dumps(plan.to_json(), sort_keys=True)
     plan_file = plan.build / "plans" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     write_text(plan_file, text)
@@ -119,7 +123,7 @@ def launch(plan: Plan, reports: Path, workers: int, say: Callable[[str], None]) 
     environment = {"GLIBC_TUNABLES": MALLOC} | os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "shared.sweep.worker", str(plan_file)],
+            [sys.executable, "-m", *(shared_by if processes_each > 1 else []), "shared.sweep.worker", str(plan_file)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

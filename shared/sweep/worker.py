@@ -1,7 +1,7 @@
 """One worker: takes trunks from a plan, trains them, measures their cells, and publishes what it finished.
 
 Started by `launch` as `python -m shared.sweep.worker PLAN`; any number may work on one plan, on any number of
-machines over a shared folder.
+machines over a shared folder. Started by `torchrun -m shared.sweep.worker PLAN` its processes share each trunk.
 """
 
 import json
@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,9 @@ from shared.sweep.spec import NUMERICS_VERSION, Run, trunks
 from shared.train import trunk
 from shared.train.batches import Batches
 from shared.train.device import pick, processor
+from shared.train.distributed import World, join, leave
 from shared.train.state import DamagedFileError
+from shared.train.trunk import ALONE
 
 # How often progress is written for whoever watches.
 PROGRESS_SECONDS = 2.0
@@ -78,10 +81,11 @@ class Worker:
 
     plan: Plan
     stopping: Callable[[], bool]
+    device: torch.device
+    world: World = ALONE
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.plan.build)
-        self.device = pick(self.plan.device)
         self.corpora: dict[str, Corpus] = {}
         self.benches: dict[Any, tuple[Decoder, Callable[[torch.Tensor], torch.Tensor], torch.Tensor]] = {}
 
@@ -106,31 +110,36 @@ class Worker:
 
     def train_trunk(self, runs: list[Run]) -> None:
         """Train what is missing of one trunk."""
-        missing = [run for run in runs if not self.ledger.whole(run.spec.run_id, warn)]
+        found = [run for run in runs if not self.ledger.whole(run.spec.run_id, warn)] if self.world.first else []
+        missing = self.world.told(found)
         if not missing:
             return
         # Compiled steps of earlier trunks count towards a limit beyond which torch falls back to eager, unasked.
         torch.compiler.reset()
         spec, corpus = missing[0].spec, self.corpus(missing[0])
         batches = Batches(corpus.train, spec.context, spec.recipe.batch_sequences, spec.seed)
-        model, losses, windows_ST = self.bench(missing[0])
         wanted = {(run.spec.tokens, run.spec.cooled): run for run in missing}
         horizons = {t: ((t, False) in wanted, (t, True) in wanted) for t in sorted({t for t, _ in wanted})}
         folder = self.ledger.trunk_folder(spec.trunk_id)
         folder.mkdir(parents=True, exist_ok=True)
+        if self.world.first:
+            self.bench(missing[0])  # before the step is compiled: it resets the compiler
         told = 0.0
 
         def tick(step: int) -> None:
             nonlocal told
-            if time.monotonic() - told > PROGRESS_SECONDS:
+            if self.world.first and time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
                 write_text(folder / "progress.json", json.dumps({"trunk_id": spec.trunk_id, "step": step}))
 
         for made in trunk.run(
-            spec.recipe, batches, horizons, folder, self.device,
+            spec.recipe, batches, horizons, folder, self.device, self.world,
             save_seconds=self.plan.save_seconds, stop=self.stopping, tick=tick, warn=warn,
         ):  # fmt: skip
+            if not self.world.first:
+                continue
             run = wanted[made.tokens, made.cooled]
+            model, losses, windows_ST = self.bench(run)
             losses_S, loss = None, None
             if not made.diverged:
                 model.load_state_dict(made.weights)
@@ -206,14 +215,14 @@ class Worker:
         while tasks:
             left = []
             for folder, task in tasks:
-                with claimed(folder / "claim") as mine:
-                    if mine:
+                with claimed(folder / "claim") if self.world.first else nullcontext(False) as here:
+                    if self.world.told(here):
                         task()
                     else:
                         left.append((folder, task))
             if len(left) == len(tasks):
                 # Somebody else holds all of them: look again, they may die.
-                if self.stopping():
+                if self.world.mean_and_any(0.0, self.stopping(), self.device)[1]:
                     raise trunk.StoppedError
                 time.sleep(PROGRESS_SECONDS)
             tasks = left
@@ -237,8 +246,14 @@ def main(arguments: Iterable[str]) -> int:
     launcher = os.getppid()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, frame: asked.append(received))
+    world = ALONE
     try:
-        Worker(Plan.from_json(read_json(Path(plan_file))), lambda: bool(asked) or os.getppid() != launcher).work()
+        plan = Plan.from_json(read_json(Path(plan_file)))
+        device = pick(plan.device)
+        world = join(device)
+        if world.size > 1 and plan.cells:
+            raise BitlawError("measuring is not shared by the processes of one run: start `bitlaw measure` by itself")
+        Worker(plan, lambda: bool(asked) or os.getppid() != launcher, device, world).work()
     except trunk.StoppedError:
         return 130
     except BitlawError as error:
@@ -248,6 +263,8 @@ def main(arguments: Iterable[str]) -> int:
         reason = f"{error.strerror or error} at {error.filename}"
         say({"error": f"{reason}: what was finished is kept, mend it and run again"})
         return 2
+    finally:
+        leave(world)
     return 0
 
 

@@ -21,12 +21,14 @@ from shared.model.transformer import mean_loss
 from shared.quantize.sparsity import Sparsity, attach_masks, prune
 from shared.quantize.training import Precision, attach, stochastic
 from shared.train.batches import Batches
+from shared.train.distributed import World
 from shared.train.recipe import Recipe, branch_fraction, trunk_fraction
 from shared.train.state import DamagedFileError, load, save
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # A loss above that of a uniform guess, this long after the start, is divergence too.
 PATIENCE_STEPS = 100
+ALONE = World()
 
 
 class StoppedError(Exception):
@@ -57,8 +59,9 @@ def low_precision(shape: Shape, precision: Precision, sparsity: Sparsity) -> Dec
 class Trainer:
     """Model, optimizer and compiled step of one trunk; `step` is the number of steps taken."""
 
-    def __init__(self, recipe: Recipe, batches: Batches, device: torch.device) -> None:
-        self.recipe, self.batches, self.device = recipe, batches, device
+    def __init__(self, recipe: Recipe, batches: Batches, device: torch.device, world: World = ALONE) -> None:
+        self.recipe, self.batches, self.device, self.world = recipe, batches, device, world
+        self.stopping = False
         self.model = low_precision(recipe.shape, recipe.precision, recipe.sparsity).to(device)
         # `compile` says that there is a C++ compiler, for torch's code and for ours.
         self.model.fast = recipe.compile and device.type == "cpu" and kernels.usable()
@@ -84,8 +87,11 @@ class Trainer:
 
         self.batch_loss = torch.compile(batch_loss, dynamic=False) if recipe.compile else batch_loss
 
-    def advance(self, fraction: float) -> float:
-        """One step at this fraction of the peak learning rate; returns the batch's loss before it."""
+    def advance(self, fraction: float, stop: bool = False) -> float:
+        """One step at this fraction of the peak learning rate; returns the batch's loss before it.
+
+        `stop`: this process was told to stop; `stopping` says afterwards whether any of the run's processes was.
+        """
         begun = time.perf_counter()
         if self.random:
             # Stochastic rounding draws from torch's generator: the same at this step after any resume.
@@ -96,9 +102,12 @@ class Trainer:
         parts = self.recipe.accumulate
         total = 0.0
         for part_BT, goals_BT in zip(tokens_BT.chunk(parts), targets_BT.chunk(parts), strict=True):
-            loss = self.batch_loss(part_BT.to(self.device), goals_BT.to(self.device)) / parts
+            mine_BT, my_goals_BT = self.world.part(part_BT), self.world.part(goals_BT)
+            loss = self.batch_loss(mine_BT.to(self.device), my_goals_BT.to(self.device)) / parts
             loss.backward()
             total += loss.item()
+        self.world.average(self.model.parameters())
+        total, self.stopping = self.world.mean_and_any(total, stop, self.device)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.loss = total
         late = self.step >= self.recipe.warmup_steps + PATIENCE_STEPS
@@ -150,6 +159,7 @@ def run(
     horizons: dict[int, tuple[bool, bool]],
     folder: Path,
     device: torch.device,
+    world: World = ALONE,
     *,
     save_seconds: float = 60.0,
     stop: Callable[[], bool] = lambda: False,
@@ -165,10 +175,12 @@ def run(
     """
     if recipe.compile and device.type == "cpu":
         need_compiler()
-    trainer = Trainer(recipe, batches, device)
+    trainer = Trainer(recipe, batches, device, world)
     trunk_file, branch_file = folder / "trunk.safetensors", folder / "branch.safetensors"
-    for path in (trunk_file, branch_file):
-        drop_damaged(path, warn)
+    if world.first:
+        for path in (trunk_file, branch_file):
+            drop_damaged(path, warn)
+    world.told(None)  # the others look at the files after the first has
     if trunk_file.exists():
         trainer.restore(*load(trunk_file))
     todo = sorted(
@@ -178,15 +190,16 @@ def run(
     if todo and todo[0][0] < trainer.step:
         # A horizon was asked for later than the saved state: only the beginning can serve it.
         warn(f"{trunk_file}: is past a horizon that is wanted now, so that this trunk is trained again from its start")
-        trainer = Trainer(recipe, batches, device)
+        trainer = Trainer(recipe, batches, device, world)
 
     def until(end: int, fraction: Callable[[int], float], path: Path, extra: dict[str, int]) -> None:
         saved = time.monotonic()
         while trainer.step < end and not trainer.diverged:
-            trainer.advance(fraction(trainer.step))
+            trainer.advance(fraction(trainer.step), stop())
             tick(trainer.step)
-            stopping = stop()
-            if stopping or time.monotonic() - saved > save_seconds:
+            # Alone, a stop that came during the step counts at once.
+            stopping = trainer.stopping or (world.size == 1 and stop())
+            if world.first and (stopping or time.monotonic() - saved > save_seconds):
                 save(path, trainer.tensors(), trainer.notes() | extra)
                 saved = time.monotonic()
             if stopping:
@@ -194,19 +207,21 @@ def run(
 
     for step, kind, tokens in todo:
         until(step, partial(trunk_fraction, recipe), trunk_file, {})
-        save(trunk_file, trainer.tensors(), trainer.notes())
+        if world.first:
+            save(trunk_file, trainer.tensors(), trainer.notes())
         if kind == 1:
             yield checkpoint(trainer, tokens, cooled=False, fraction=trunk_fraction(recipe, step - 1))
             continue
         kept = trainer.tensors(), trainer.notes()
-        if branch_file.exists():
+        if world.told(branch_file.exists()):
             tensors, notes = load(branch_file)
             if notes["tokens"] == tokens:
                 trainer.restore(tensors, notes)
         end = recipe.steps(tokens)
         until(end, partial(branch_fraction, recipe, tokens), branch_file, {"tokens": tokens})
         yield checkpoint(trainer, tokens, cooled=True, fraction=0.0)
-        branch_file.unlink(missing_ok=True)
+        if world.first:
+            branch_file.unlink(missing_ok=True)
         trainer.restore(*kept)
 
 
