@@ -49,7 +49,7 @@ class RunGroup(Strict):
     learning_rates: list[PositiveFloat] = []
     phases: list[Literal["trunk", "cooled"]] = ["trunk", "cooled"]
     # Each entry is one training precision or sparsity (fields of RunSpec); none means unquantized.
-    compression: list[dict[str, str | float | bool]] = [{}]
+    compression: list[dict[str, str | bool | int | float]] = [{}]
 
 
 class CellGroup(Strict):

@@ -22,9 +22,10 @@ from shared.corpus.load import pinned_sha256
 from shared.corpus.write import corpus_sha256, write_description
 from shared.errors import BitlawError
 from shared.files import sha256_file
+from shared.quantize import parse_quantizer
 from shared.sweep import claim, tables
 from shared.sweep.kept import kept, kept_model
-from shared.sweep.launch import expected_seconds
+from shared.sweep.launch import expected_seconds, memory_bytes
 from shared.sweep.ledger import Ledger
 from shared.sweep.spec import QUANTIZERS, Run, RunSpec, trunks
 from shared.train import state
@@ -109,6 +110,21 @@ def test_the_profiles_of_the_design() -> None:
         shape = next(run.spec.shape for run in gpu.runs if run.size == size)
         assert shape.n_blocks == pytest.approx(near, rel=0.08), size
     assert set(pool.profiles) >= {"micro", "smoke", "cpu", "gpu"}
+
+
+@pytest.mark.parametrize("name", [name for name in read_pool().profiles if name.startswith("gpu")])
+def test_a_gpu_profile_can_be_planned_and_costed(name: str) -> None:
+    want = expand(name, "c" * 64)
+    assert expected_seconds(want.runs, {size: shape.gflops for size, shape in want.sizes.items()}) > 3600
+    for run in want.runs:
+        assert memory_bytes(run.spec) < 80 * 2**30, run.label
+        for width in (run.spec.d_model, run.spec.d_ff):
+            for text in (run.spec.weights, run.spec.activations):
+                quantizer = parse_quantizer(text)
+                assert quantizer is None or width % quantizer.group_size(width) == 0
+    if name == "gpu_capybara_fp":  # the counts of the paper (facts, 2.3)
+        counts = {run.size: run.spec.shape.n_blocks for run in want.runs}
+        assert counts == {"F41": 40_894_464, "F85": 84_934_656, "F154": 154_140_672, "F679": 679_477_248}
 
 
 def test_each_paper_selects_from_the_pool() -> None:
