@@ -35,6 +35,7 @@ def summary(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
         add(f"{name}_step_over_unquantized", f"{name}_ratio", "overhead", max)
     add("times_faster_than_torchao_linear", "times_faster_than_torchao", "torchao", min)
     add("times_faster_than_compiled_torchao_linear", "times_faster_than_torchao_compiled", "torchao", min)
+    add("chinchilla_fit_times_faster_than_scipy", "times_faster_than_scipy", "chinchilla", min)
     return found
 
 

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from replications.commands import data, replicate, report, smoke, train
+from replications.commands import data, design, fit, laws, published, replicate, report, smoke, train
 from shared.errors import BitlawError
 
 app = typer.Typer(
@@ -19,12 +19,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train.train, train.measure, train.status, train.keep, smoke.smoke, report.report, report.check):
+for command in (
+    *(train.train, train.measure, train.status, train.keep, smoke.smoke, design.design),
+    *(laws.laws, laws.compare, laws.claims, fit.fit, report.report, report.check),
+):
     app.command()(command)
+# Its inputs are options named after the law's: --N, --D, --bits.
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(fit.predict)
 replicate.app.command()(report.figures)
 replicate.app.command()(report.compare)
 app.add_typer(data.app, name="data")
 app.add_typer(replicate.app, name="replicate")
+app.add_typer(published.app, name="published")
 
 
 def main() -> None:

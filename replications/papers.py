@@ -1,12 +1,24 @@
-"""The papers whose laws are fitted to our runs, and the files that their fit and their claims read and write."""
+"""The papers, and the files that their fit and their claims read and write.
 
-from collections.abc import Callable
+A paper with an experiment.yaml and figures.py is fitted to our runs; one without is judged by what it publishes and by
+refits on published runs, and its other claims say which runs they need.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from replications.capybara_fp import claims as sun_claims
+from replications.capybara_fp.law import LAW as SUN
+from replications.comparison import claims as guide_claims
+from replications.compression_laws import claims as frantar_claims
 from replications.kumar_precision import claims as kumar_claims
 from replications.kumar_precision.law import LAW as KUMAR
+from replications.precision_predictor import claims as page_claims
+from replications.precision_predictor.law import LAW as PAGE
+from replications.qat_scaling import claims as chen_claims
+from replications.qat_scaling.law import LAW as CHEN
 from replications.undertrained_qid import claims as ouyang_claims
 from replications.undertrained_qid.law import LAW as OUYANG
 from shared.errors import BitlawError, nearest
@@ -17,22 +29,36 @@ from shared.laws.settings import HeldOut, Params, Published, Selection, read_set
 from shared.laws.study import REFERENCE, study
 from shared.laws.tables import read_pool
 from shared.report.claim import Finding, ledger
+from shared.report.refits import Refit, read_refits
 
 HERE = Path(__file__).parent
 HELD_OUT = HERE / "comparison" / "heldout.yaml"
+REFITS = Path("published") / "refits.json"
 SHOWN = ("channel",)  # group sizes whose exponents are printed
+
+
+Judge = Callable[[dict[str, Any], dict[str, float], Mapping[str, Refit]], list[Finding]]
 
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper's name (its folder), its law, and the judge of its claims: (fit.json, published values) -> findings."""
+    """A paper's name (its folder), the law that is fitted to our runs (None: its law depends on the table, or it has
+    none), and the judge of its claims: (fit.json, published values, refits on published runs) -> findings."""
 
     name: str
-    law: Law
-    judge: Callable[[dict[str, Any], dict[str, float]], list[Finding]]
+    law: Law | None
+    judge: Judge
 
     def file(self, name: str) -> Path:
         return HERE / self.name / name
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the pool holds the paper's runs, so that there are a fit and figures."""
+        return self.file("experiment.yaml").exists() and self.file("figures.py").exists()
+
+    def published(self) -> Published:
+        return read_settings(self.file("published.yaml"), Published)
 
 
 PAPERS = {
@@ -40,49 +66,69 @@ PAPERS = {
     for paper in (
         Paper("kumar_precision", KUMAR, kumar_claims.judge),
         Paper("undertrained_qid", OUYANG, ouyang_claims.judge),
+        Paper("compression_laws", None, frantar_claims.judge),
+        Paper("qat_scaling", CHEN, chen_claims.judge),
+        Paper("capybara_fp", SUN, sun_claims.judge),
+        Paper("precision_predictor", PAGE, page_claims.judge),
     )
 }
+# The guide sums the papers up: its statements are judged by their published numbers.
+GUIDE = Paper("comparison", None, lambda fit, published, refits: guide_claims.judge(all_published(), refits))
+NO_FIT: dict[str, Any] = {"parts": [], "unfitted": [], "trunk_hours": {}}
 
 
 def find(name: str) -> Paper:
     """Raises BitlawError for an unknown paper."""
-    if name not in PAPERS:
-        raise BitlawError(f"paper '{name}' is unknown{nearest(name, list(PAPERS)) or ': use ' + ', '.join(PAPERS)}")
-    return PAPERS[name]
+    known = {**PAPERS, GUIDE.name: GUIDE}
+    if name not in known:
+        raise BitlawError(f"paper '{name}' is unknown{nearest(name, list(known)) or ': use ' + ', '.join(known)}")
+    return known[name]
+
+
+def all_published() -> dict[str, Published]:
+    """Every paper's published.yaml, and the comparison's."""
+    return {name: paper.published() for name, paper in {**PAPERS, GUIDE.name: GUIDE}.items()}
 
 
 def write_fit(paper: Paper, reports: Path, params: Path) -> Path:
     """Fit the paper's law to the two tables of `reports`; returns the path of fit.json.
 
-    Raises BitlawError: a table missing or damaged, a wrong key in a settings file.
+    Raises BitlawError: a paper whose runs the pool does not hold, a table missing or damaged, a wrong key in a
+    settings file.
     """
+    law = paper.law
+    if not paper.fitted or law is None:
+        raise BitlawError(
+            f"{paper.name} has no experiment.yaml, because the pool holds none of its runs yet; "
+            f"`bitlaw replicate claims {paper.name}` needs no fit"
+        )
     settings = read_settings(params, Params).fit
     selection = read_settings(paper.file("experiment.yaml"), Selection, "fit")
     held_out = read_settings(HELD_OUT, HeldOut)
-    published = read_settings(paper.file("published.yaml"), Published)
+    published = paper.published()
     tables = {name: reports / name for name in ("runs.csv", "measurements.csv")}
     for path in tables.values():
         if not path.exists():
             raise BitlawError(f"{path}: there is no such table; `bitlaw train` and `bitlaw measure` write it")
     pool = read_pool(tables["runs.csv"], tables["measurements.csv"])
-    result = study(paper.law, pool, selection, held_out, settings, str(tables["measurements.csv"]))
+    result = study(law, pool, selection, held_out, settings, str(tables["measurements.csv"]))
     sources = [paper.file("experiment.yaml"), paper.file("published.yaml"), HELD_OUT]
     inputs = {f"reports/{name}": path for name, path in tables.items()}
     inputs |= {path.relative_to(HERE.parent).as_posix(): path for path in sources}
-    theta = paper.law.internal({name: constant.value for name, constant in published.law.items()})
+    theta = law.internal({name: constant.value for name, constant in published.law.items()})
     target = reports / paper.name / "fit.json"
     write_json(
         target,
         {
             "paper": paper.name,
-            "law": paper.law.name,
+            "law": law.name,
             "inputs": {name: sha256_file(path) for name, path in inputs.items()},
             "settings": settings.model_dump(),
             "reference": {name: int(value) for name, value in REFERENCE.items()},
             **result,
             "published": {
                 "parameters": {name: constant.model_dump() for name, constant in published.law.items()},
-                "elasticities": elasticities(paper.law, theta, None, REFERENCE),
+                "elasticities": elasticities(law, theta, None, REFERENCE),
             },
         },
     )
@@ -90,15 +136,18 @@ def write_fit(paper: Paper, reports: Path, params: Path) -> Path:
 
 
 def write_claims(paper: Paper, reports: Path) -> Path:
-    """Judge the paper's claims by its fit.json; returns the path of claims.json. Raises BitlawError without a fit."""
+    """Judge the paper's claims by its fit.json, what it publishes and the refits on published runs, where they are
+    there; returns the path of claims.json. Raises BitlawError for a fitted paper without a fit."""
     source = reports / paper.name / "fit.json"
-    if not source.exists():
+    if paper.fitted and not source.exists():
         raise BitlawError(f"{source}: there is no fit yet; run `bitlaw replicate fit {paper.name}` first")
-    published = read_settings(paper.file("published.yaml"), Published)
-    fit = read_json(source)
+    fit = read_json(source) if paper.fitted else NO_FIT
+    refits = read_refits(reports / REFITS)
     try:
-        findings = paper.judge(fit, published.values())
+        findings = paper.judge(fit, paper.published().values(), refits)
     except (KeyError, TypeError) as error:
+        if not paper.fitted:
+            raise
         raise BitlawError(
             f"{source}: is not what `bitlaw replicate fit {paper.name}` writes (at {error}); run it again"
         ) from error
@@ -112,11 +161,12 @@ def exponent_lines(target: Path) -> list[str]:
     fit = read_json(target)
     read = fit["selection"]
     lines = [f"{fit['paper']}: {read['rows_fitted']} of {read['rows_read']} rows fitted by {fit['law']}"]
+    law = find(fit["paper"]).law
     for part in fit["parts"]:
         if part["group_size"] not in SHOWN:
             continue
         lines.append(f"{part['phase']}, per {part['group_size']}, {part['rows']} rows: {part['status']}")
-        for name in find(fit["paper"]).law.parameters:
+        for name in law.parameters if law else ():
             estimate = part["parameters"][name]
             known = fit["published"]["parameters"][name]["value"]
             ends = f"[{estimate['low']:.4g}, {estimate['high']:.4g}]"

@@ -6,12 +6,13 @@ from types import ModuleType
 
 import pandas as pd
 
-from replications.comparison import elasticities
+from replications.comparison import derived, elasticities
 from replications.comparison import figures as comparison_figures
-from replications.papers import HELD_OUT, HERE, PAPERS, find
+from replications.papers import GUIDE, HELD_OUT, HERE, PAPERS, REFITS, Paper, all_published, find
 from shared.errors import BitlawError
 from shared.files import read_json, write_json, write_text
-from shared.laws.settings import HeldOut, Selection, read_settings
+from shared.laws.law import Law
+from shared.laws.settings import HeldOut, Published, Selection, read_settings
 from shared.laws.study import select
 from shared.laws.tables import read_pool
 from shared.report import goldens, metrics, page
@@ -21,10 +22,12 @@ from shared.report.figures.paper import PHASES, Material
 from shared.report.figures.points import COLUMNS, points
 from shared.report.prose import blocks, section
 from shared.report.provenance import provenance
+from shared.report.refits import read_refits
 from shared.report.results import Claim, PaperFit, read_claims, read_fit
 
 COMPARISON = "comparison"
-FIRST = next(iter(PAPERS))  # whose selection of rows the comparison of phases and the plots take
+FITTED = [name for name, paper in PAPERS.items() if paper.fitted]
+FIRST = FITTED[0]  # whose selection of rows the comparison of phases and the plots take
 
 
 def phase_points(paper: str, reports: Path) -> dict[str, pd.DataFrame]:
@@ -34,11 +37,20 @@ def phase_points(paper: str, reports: Path) -> dict[str, pd.DataFrame]:
         return {phase: pd.DataFrame(columns=COLUMNS) for phase in PHASES}
     selection = read_settings(find(paper).file("experiment.yaml"), Selection, "fit")
     rows = select(read_pool(*tables), selection, read_settings(HELD_OUT, HeldOut))
-    return {phase: points(find(paper).law, rows, phase, "channel") for phase in PHASES}
+    return {phase: points(_law_of(paper), rows, phase, "channel") for phase in PHASES}
+
+
+def _law_of(paper: str) -> Law:
+    """Raises BitlawError for a paper whose law is not fitted to our runs."""
+    found = find(paper)
+    if found.law is None or not found.fitted:
+        raise BitlawError(f"{paper} is not fitted to our runs yet, so it has no figures; use {', '.join(FITTED)}")
+    return found.law
 
 
 def draw_paper(paper: str, reports: Path) -> list[Path]:
     """Draw a paper's figures into its folder of `reports`. Raises BitlawError for an unknown paper or no fit."""
+    _law_of(paper)
     module = figures_of(paper)
     material = Material(read_fit(reports / paper / "fit.json"), phase_points(paper, reports))
     with style.theme():
@@ -46,19 +58,23 @@ def draw_paper(paper: str, reports: Path) -> list[Path]:
 
 
 def compare(reports: Path) -> list[Path]:
-    """Write comparison/elasticities.json and draw what sets papers and phases side by side."""
-    rows = elasticities.compare([read_fit(reports / paper / "fit.json") for paper in PAPERS])
+    """Write comparison/elasticities.json and derived.json, and draw what sets papers and phases side by side."""
+    published = all_published()
+    fitted = [read_fit(reports / paper / "fit.json") for paper in FITTED]
+    rows = elasticities.compare(fitted, published, read_refits(reports / REFITS))
     target = reports / COMPARISON / "elasticities.json"
     write_json(target, rows)
+    derivations = target.parent / "derived.json"
+    write_json(derivations, derived.derived(published))
     phases = phase_points(FIRST, reports)
     with style.theme():
         drawings = comparison_figures.draw(read_json(target), phases["cooled"], phases["trunk"])
-        return [target, *write_gallery(target.parent, drawings)]
+        return [target, derivations, *write_gallery(target.parent, drawings)]
 
 
 def fits(reports: Path) -> list[PaperFit]:
     """The fits that are there."""
-    return [read_fit(path) for paper in PAPERS if (path := reports / paper / "fit.json").exists()]
+    return [read_fit(path) for paper in FITTED if (path := reports / paper / "fit.json").exists()]
 
 
 def claims(paper: str, reports: Path) -> list[Claim]:
@@ -70,24 +86,9 @@ def claims(paper: str, reports: Path) -> list[Claim]:
 def write_report(reports: Path) -> Path:
     """Write index.html, metrics.json and plots/*.csv; returns the page's path."""
     found = {fit.paper: fit for fit in fits(reports)}
-    judged = {paper: claims(paper, reports) for paper in PAPERS}
+    judged = {paper: claims(paper, reports) for paper in (*PAPERS, GUIDE.name)}
     source = provenance(reports)
-    shown = []
-    for paper in PAPERS:
-        readme = find(paper).file("README.md")
-        text = readme.read_text(encoding="utf-8") if readme.exists() else ""
-        shown.append(
-            page.Paper(
-                id=paper,
-                title=figures_of(paper).TITLE,
-                constants=list(figures_of(paper).PANELS),
-                readme=f"replications/{paper}/README.md",
-                fit=found.get(paper),
-                claims=judged[paper],
-                figures=read_gallery(reports / paper),
-                deviations=blocks(section(text, "Deviations")),
-            )
-        )
+    shown = [_section(find(paper), found.get(paper), judged[paper], reports) for paper in (*PAPERS, GUIDE.name)]
     compared = reports / COMPARISON / "elasticities.json"
     rows = read_json(compared) if compared.exists() else []
     write_json(reports / "metrics.json", metrics.flat_metrics(list(found.values()), judged, source))
@@ -95,6 +96,44 @@ def write_report(reports: Path) -> Path:
     target = reports / "index.html"
     write_text(target, page.render(shown, source, rows, read_gallery(reports / COMPARISON)))
     return target
+
+
+def _section(paper: Paper, fit: PaperFit | None, judged: list[Claim], reports: Path) -> page.Paper:
+    """What the page shows of a paper. One that is not fitted to our runs shows what it publishes."""
+    readme = paper.file("README.md")
+    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    published = paper.published()
+    if paper.fitted:
+        module = figures_of(paper.name)
+        title, constants = module.TITLE, list(module.PANELS)
+    else:
+        title, constants = published.paper, [(name, name) for name in published.law]
+        fit = _without_runs(paper, published)
+    return page.Paper(
+        # The comparison has a section of its own on the page; these are the guide's statements.
+        id=paper.name if paper is not GUIDE else "guide",
+        title=title,
+        constants=constants,
+        readme=f"replications/{paper.name}/README.md",
+        fit=fit,
+        claims=judged,
+        figures=read_gallery(reports / paper.name) if paper is not GUIDE else [],
+        deviations=blocks(section(text, "Deviations")),
+    )
+
+
+def _without_runs(paper: Paper, published: Published) -> PaperFit:
+    """The fit of a paper whose runs the pool does not hold: its constants alone."""
+    return PaperFit(
+        paper=paper.name,
+        law=paper.law.name if paper.law else "",
+        inputs={},
+        settings={},
+        selection={},
+        parts=(),
+        unfitted=(),
+        published={"parameters": {name: constant.model_dump() for name, constant in published.law.items()}},
+    )
 
 
 def page_of(reports: Path) -> Path:

@@ -2,19 +2,33 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from judged import judged
 from simulated_pool import Truth, simulate, write_pool
 
 from replications import papers
 from replications.kumar_precision.law import LAW as KUMAR
 from replications.undertrained_qid.law import LAW as OUYANG
 from shared.errors import BitlawError
-from shared.report.claim import Claim, Cost, Interval, Region, judge, ledger, measured, needs_runs, recomputed
+from shared.report.claim import (
+    Claim,
+    Cost,
+    Interval,
+    Region,
+    in_order,
+    judge,
+    ledger,
+    measured,
+    needs_runs,
+    out_of_reach,
+    recomputed,
+)
 
 RANGE = Region("between 0.8 and 1.2", 0.8, 1.2)
 CLAIM = Claim("X1", "paper", "something is about one", "Table 1", "measured", RANGE)
@@ -97,6 +111,86 @@ def test_the_ledger_counts_what_chance_may_have_decided() -> None:
     }  # fmt: skip
 
 
+def test_findings_are_told_by_their_numbers() -> None:
+    named = [replace(CLAIM, id=id) for id in ("K10", "K2", "K7b", "K7a", "K1")]
+    found = in_order([needs_runs(claim, "") for claim in named])
+    assert [finding.claim.id for finding in found] == ["K1", "K2", "K7a", "K7b", "K10"]
+
+
+def test_what_is_out_of_reach_says_why() -> None:
+    found = out_of_reach(CLAIM, "a 70B model")
+    assert (found.verdict, found.detail, found.value) == ("out of reach", "a 70B model", None)
+
+
+NAMES = [*papers.PAPERS, papers.GUIDE.name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_claim_states_its_region_and_why_it_waits(name: str) -> None:
+    for finding in judged(name).values():
+        claim = finding.claim
+        assert claim.paper == name
+        assert claim.region.low < claim.region.high
+        assert claim.statement
+        assert claim.source
+        assert claim.region.text
+        assert finding.detail
+        if claim.evidence == "recomputed":
+            assert finding.verdict in ("holds", "fails")
+            assert finding.value is not None
+            assert math.isfinite(finding.value)
+            assert finding.low == finding.value == finding.high
+        else:
+            assert finding.verdict in ("needs runs", "out of reach")
+
+
+def test_no_two_claims_of_the_suite_share_an_id() -> None:
+    ids = [id for name in NAMES for id in judged(name)]
+    assert len(set(ids)) == len(ids) > 150
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not papers.find(name).fitted])
+def test_a_paper_without_runs_is_judged_by_what_it_publishes(tmp_path: Path, name: str) -> None:
+    target = papers.write_claims(papers.find(name), tmp_path)
+    assert target == tmp_path / name / "claims.json"
+    written = json.loads(target.read_text())
+    assert written["tested"] == 0
+    assert {claim["id"]: claim["verdict"] for claim in written["claims"]} == {
+        id: finding.verdict for id, finding in judged(name).items()
+    }
+    assert papers.verdict_lines(target)[-1] == "of 0 tested, 0 may be false by chance"
+    with pytest.raises(BitlawError, match=f"{name} has no experiment.yaml") as error:
+        papers.write_fit(papers.find(name), tmp_path, tmp_path / "params.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_refits_on_published_runs_reach_the_claims(tmp_path: Path) -> None:
+    (tmp_path / "published").mkdir()
+    refit = {"value": 0.1, "low": 0.05, "high": 0.15, "scale": "Quartet, 30M-200M", "note": "21 rows"}
+    path = tmp_path / "published" / "refits.json"
+    path.write_text(json.dumps({"quartet/forward/gamma_D": refit}))
+    written = json.loads(papers.write_claims(papers.find("qat_scaling"), tmp_path).read_text())
+    found = next(claim for claim in written["claims"] if claim["id"] == "C2c")
+    assert (found["verdict"], found["value"], found["scale"]) == ("holds", 0.1, "Quartet, 30M-200M")
+    assert found["detail"] == "quartet/forward/gamma_D: 0.1 [0.05, 0.15]; 21 rows"
+    assert written["tested"] == 1
+    for wrong in ('{"quest/n": 3}', '{"quest/n": {"value": 1}}', "[]"):
+        path.write_text(wrong)
+        with pytest.raises(BitlawError, match=r"refits\.json: is no file of refits"):
+            papers.write_claims(papers.find("qat_scaling"), tmp_path)
+
+
+def test_the_guide_is_judged_by_all_papers() -> None:
+    found = judged("comparison")
+    decided = {id: finding.verdict for id, finding in found.items() if finding.claim.evidence == "recomputed"}
+    holds, fails = ("G6", "G10a", "G12a", "G14a"), ("G1a", "G2a", "G5", "G8", "G9a", "G11")
+    assert decided == dict.fromkeys(holds, "holds") | dict.fromkeys(fails, "fails")
+    assert found["G1a"].value == 0
+    assert "compression_laws: published by QuEST, W4A4" in found["G1a"].detail
+    assert re.search(r"changes by \+\S+ at 1B, -\S+ at 8B, -\S+ at 70B", found["G2a"].detail)
+    assert {f"G{n}" for n in range(1, 15)} <= {id.rstrip("ab") for id in found}
+
+
 def verdicts(tmp_path: Path, name: str, truth: Truth, seeds: dict[str, int]) -> dict[str, dict[str, Any]]:
     """The claims of a paper on a simulated pool, by id."""
     write_pool(tmp_path, simulate(truth, seeds, np.random.default_rng(4), phases=("cooled", "trunk")))
@@ -132,7 +226,7 @@ def test_published_constants_decide_what_needs_no_runs(tmp_path: Path) -> None:
     found = verdicts(tmp_path, "kumar_precision", KUMAR_LIKE, {"S": 1})
     waiting = dict.fromkeys(("K1a", "K1b", "K1c", "K1d"), "needs runs")
     decided = {"K2": "fails", "K3a": "holds", "K3b": "holds"}
-    assert {id: claim["verdict"] for id, claim in found.items()} == waiting | decided
+    assert {id: found[id]["verdict"] for id in waiting | decided} == waiting | decided
     assert found["K2"]["value"] == pytest.approx(0.5068 / 0.3439, rel=1e-5)
     assert "N^0.163" in found["K2"]["detail"]
     assert found["K3b"]["value"] == pytest.approx(4310, rel=0.001)

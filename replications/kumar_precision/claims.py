@@ -1,19 +1,29 @@
-"""Claims K1 to K3 of Kumar et al. (arXiv 2411.04330); the regions were fixed before the runs they are judged on.
+"""The claims of Kumar et al. (arXiv 2411.04330); the regions were fixed before the runs they are judged on.
 
-K1 is judged on cooled checkpoints, round to nearest, per channel, by slopes that assume no law (shared/laws/slopes.py);
-K2 and K3 are recomputed from Table 2.
+K1a to K1d are judged on cooled checkpoints, round to nearest, per channel, by slopes that assume no law
+(shared/laws/slopes.py). What Table 2 decides is recomputed in audit.py; the rest says which runs it needs.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from replications.kumar_precision.law import d_crit
-from shared.report.claim import Claim, Finding, Interval, Region, measured, needs_runs, recomputed
+from replications.kumar_precision import audit
+from shared.report.claim import (
+    Claim,
+    Finding,
+    Interval,
+    Region,
+    in_order,
+    measured,
+    needs_runs,
+    out_of_reach,
+)
 from shared.report.evidence import cost, part_of, scale
+from shared.report.refits import Refit, refitted
 
 PAPER = "kumar_precision"
 PHASE, GROUP_SIZE = "cooled", "channel"
-N_FITTED = (30e6, 60e6, 110e6, 220e6)  # the paper's sizes
 
 K1A = Claim(
     id="K1a",
@@ -52,35 +62,150 @@ K1D = Claim(
         CURVATURE,
     ),
 )
-K2 = Claim(
-    id="K2",
-    paper=PAPER,
-    statement="gamma_D and gamma_N are similar, so that delta is roughly a power of D/N",
-    source="section 3, Table 2",
-    evidence="recomputed",
-    region=Region("gamma_D / gamma_N between 0.8 and 1.25", 0.8, 1.25),
+
+
+def _measured(id: str, statement: str, source: str, region: Region) -> Claim:
+    return Claim(id, PAPER, statement, source, "measured", region)
+
+
+NO_QAT = "no run of the pool is trained in low precision yet"
+NEEDS_RUNS = (
+    (
+        _measured(
+            "K1e",
+            "GPTQ, AWQ and round to nearest all show that the added loss rises with the training tokens",
+            "Appendix F",
+            Region("d ln delta / d ln D > 0 at each N, for each of the three", 0.0, math.inf),
+        ),
+        "the pool is measured by round to nearest only",
+    ),
+    (
+        _measured(
+            "K3d",
+            "Past D_crit more training raises the loss after rounding",
+            "section 3, Eq. 13",
+            Region("d L / d ln D > 0 after rounding to 2 or 3 bits at the longest horizons", 0.0, math.inf),
+        ),
+        "the fit holds deltas; the losses after rounding have to be compared between horizons",
+    ),
+    (
+        _measured(
+            "K4b",
+            "Training weights in more than 6 to 7 bits gains little",
+            "Eq. 3",
+            audit.SATURATION,
+        ),
+        NO_QAT,
+    ),
+    (
+        _measured(
+            "K5",
+            "The effects of P_w, P_a and P_kv are independent and multiply",
+            "Eq. 4",
+            Region("f of joint cells over the product of f of single ones between 0.9 and 1.1", 0.9, 1.1),
+        ),
+        NO_QAT,
+    ),
+    (
+        _measured(
+            "K6a",
+            "Activations are the most sensitive at 3 bits: f_a < f_w",
+            "text",
+            Region("ln f_w - ln f_a at 3 bits > 0", 0.0, math.inf),
+        ),
+        NO_QAT,
+    ),
+    (
+        _measured(
+            "K8e", "The compute-optimal training precision is about 7 to 8 bits", "Eq. 5 to 7", audit.ABOUT_7_TO_8
+        ),
+        NO_QAT,
+    ),
+    (
+        _measured(
+            "K11",
+            "The lower the training precision, the less is lost by rounding afterwards",
+            "Eq. 9",
+            Region("d delta / d P_w > 0 at equal P_post", 0.0, math.inf),
+        ),
+        NO_QAT + ", so none could be rounded",
+    ),
+    (
+        _measured(
+            "K12",
+            "N_eff instead of N in the law of delta fits substantially better",
+            "Figure 21",
+            Region("R^2 with N_eff less R^2 with N above 0.05", 0.05, math.inf),
+        ),
+        NO_QAT + ", so none could be rounded",
+    ),
+    (
+        _measured(
+            "K16",
+            "Of six forms the one with an effective N predicts held-out runs better than the additive one",
+            "Table 1: R^2 0.82 against 0.71",
+            Region("held-out R^2 of the effective N less that of the additive form > 0", 0.0, math.inf),
+        ),
+        NO_QAT,
+    ),
 )
-K3A = Claim(
-    id="K3a",
-    paper=PAPER,
-    statement="At 8 bits the data size past which more training hurts is out of reach",
-    source="section 3, Eq. 13 with Table 2",
-    evidence="recomputed",
-    region=Region("D_crit / N at 8 bits above 1e5 (as far as the paper predicts) at 30M to 220M", 1e5, math.inf),
+OUT_OF_REACH = (
+    (
+        _measured(
+            "K13",
+            "One unified form describes all of the paper's points",
+            "Eq. 9: R^2 = 0.90 on over 1,000 points",
+            Region("R^2 at least 0.9 on the paper's points", 0.9, math.inf),
+        ),
+        "the paper's 465 runs and their losses are not published",
+    ),
+    (
+        _measured(
+            "K15",
+            "The trend fitted to integers predicts floating-point runs of 220M to 1.6B parameters down to 4 bits",
+            "Figure 6",
+            Region("predicted less measured loss within 0.05 nats", -0.05, 0.05),
+        ),
+        "runs of 220M to 1.6B parameters need a cluster, and the paper's losses are in a figure only",
+    ),
 )
-K3B = Claim(
-    id="K3b",
-    paper=PAPER,
-    statement="At 5 bits it becomes relevant for D/N well above 1e3",
-    source="section 3, Eq. 13 with Table 2",
-    evidence="recomputed",
-    region=Region("D_crit / N at 5 bits between 1e3 and 1e5 at 30M to 220M", 1e3, 1e5),
+ON_PUBLISHED_RUNS = (
+    (
+        Claim(
+            "K17a",
+            PAPER,
+            "f(P) needs a positive bias n_w, with the sign exp(-P / gamma + n)",
+            "Appendix K",
+            "refitted",
+            Region("n_w > 0 on QuEST's weight-only runs", 0.0, math.inf),
+        ),
+        ("quest/weight_only/n_w",),
+    ),
+    (
+        Claim(
+            "K17b",
+            PAPER,
+            "gamma_w is about 2.67 bits",
+            "Table 2",
+            "refitted",
+            Region("gamma_w on QuEST's weight-only runs within 25 % of 2.6745", 0.75 * 2.6745, 1.25 * 2.6745),
+        ),
+        ("quest/weight_only/gamma_w",),
+    ),
 )
 
 
-def judge(fit: dict[str, Any], published: dict[str, float]) -> list[Finding]:
-    """All claims, from fit.json and the values of published.yaml."""
-    return [*_k1(fit), _k2(published), *_k3(published)]
+def judge(fit: dict[str, Any], published: dict[str, float], refits: Mapping[str, Refit]) -> list[Finding]:
+    """All claims, from fit.json, the values of published.yaml and the refits on published runs."""
+    return in_order(
+        [
+            *_k1(fit),
+            *audit.judge(published),
+            *(refitted(claim, refits, names) for claim, names in ON_PUBLISHED_RUNS),
+            *(needs_runs(claim, detail) for claim, detail in NEEDS_RUNS),
+            *(out_of_reach(claim, detail) for claim, detail in OUT_OF_REACH),
+        ]
+    )
 
 
 def _k1(fit: dict[str, Any]) -> list[Finding]:
@@ -102,20 +227,3 @@ def _k1(fit: dict[str, Any]) -> list[Finding]:
         measured(K1C, in_bits, scale=where, cost=price, note=counted + per_bit),
         measured(K1D, bent, scale=where, cost=price, note=counted),
     ]
-
-
-def _k2(published: dict[str, float]) -> Finding:
-    ratio = published["gamma_D"] / published["gamma_N"]
-    growth = published["gamma_D"] - published["gamma_N"]
-    return recomputed(K2, ratio, f"the ratio is {ratio:.3g}: at fixed D/N, delta grows as N^{growth:.3f}")
-
-
-def _k3(published: dict[str, float]) -> list[Finding]:
-    found = []
-    for claim, bits in ((K3A, 8), (K3B, 5)):
-        ratios = [d_crit(published, N, bits) / N for N in N_FITTED]
-        text = f"{ratios[0]:.3g} at 30M and {ratios[-1]:.3g} at 220M"
-        with_bias = math.exp(-published["b"] / (published["gamma_D"] + published["beta"]))
-        detail = f"{text}; with the bias b of Appendix K in the exponent, times {with_bias:.3g}"
-        found.append(recomputed(claim, ratios[-1], detail))
-    return found

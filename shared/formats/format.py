@@ -81,10 +81,10 @@ class Format:
         # The power of two below the magnitude, no smaller than the smallest normal.
         power = torch.full_like(magnitude, self.smallest_normal)
         raised = None
+        # `power` twice a round and not three times: inductor writes shared subexpressions out before it merges them.
         for octaves in self._jumps():
-            higher = power * 2.0**octaves
-            raised = magnitude >= higher
-            power = torch.where(raised, higher, power)
+            raised = magnitude >= power * 2.0**octaves
+            power = power * torch.where(raised, 2.0**octaves, 1.0)
         if rounding == "nearest" and self.mantissa and self.exponent < 8:
             shift = power * 2.0 ** (FP32_MANTISSA - self.mantissa)
             return torch.copysign((magnitude + shift) - shift, x)

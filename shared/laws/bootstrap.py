@@ -1,10 +1,18 @@
 """Resampled tables: what the cells might have been with other seeds, other validation text and another misfit."""
 
+from dataclasses import dataclass
+
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from shared.laws.cells import Cells
-from shared.laws.law import Array
+from shared.laws.law import Array, Law
 from shared.laws.noise import SeedNoise
+from shared.laws.solve import Misfit
+
+# A stratum of fewer clusters says too little about their spread for them to be drawn from it.
+FEW = 5
 
 
 def resample(
@@ -55,3 +63,111 @@ def resample(
     target += seeds * (np.sqrt(noise.shared) * common + np.sqrt(1 - noise.shared) * own)
     target += np.hypot(cells.error, tau * level) * generator.standard_normal(target.shape)
     return target, present
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Which rows share their noise: the rows of one trunk. Without a column of clusters each row is its own."""
+
+    of_row: NDArray[np.int64]  # (n,)
+    stratum: NDArray[np.int64]  # (clusters,)
+    single: bool  # every cluster is one row
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, clusters: str, strata: str) -> "Clusters":
+        names = table[clusters].astype(str).to_numpy() if clusters in table else np.arange(len(table))
+        of_row, found = pd.factorize(names, sort=True)
+        stratum = np.zeros(len(found), dtype=np.int64)
+        if strata in table:
+            stratum[of_row] = pd.factorize(table[strata].to_numpy(), sort=True)[0]
+        return cls(of_row=of_row, stratum=stratum, single=len(found) == len(table))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Resampled targets and weights, each (resamples, n) or (n,), and one clause on what was resampled."""
+
+    target: Array
+    weight: Array
+    about: str
+
+
+def resample_rows(
+    law: Law,
+    table: pd.DataFrame,
+    clusters: Clusters,
+    generator: np.random.Generator,
+    n: int,
+    misfit: Misfit,
+    prediction: Array,
+    residual: Array,
+    slope: Array,
+) -> Drawn:
+    """`n` resamples of a table whose rows weigh the same.
+
+    - Rows that are clusters of their own are drawn with replacement, all together, as the papers do; of a law with a
+      constant for each group of rows, within the groups (Rao and Wu, as below; a group of one row stays).
+    - Of G clusters in a stratum, where every stratum has at least `FEW`, G - 1 are drawn with replacement and count
+      G / (G - 1) times (Rao and Wu 1988).
+    - Else new targets are made: the fitted law plus normal noise on the scale of the residuals, with a part of each
+      row and a part that a trunk's rows have in common, both as large as the residuals say (`_components`; seeds and
+      lack of fit are in them). The common part is widened as in `resample`. `slope` (n, P) is what the residuals gain
+      from the free parameters.
+    """
+    target = table[law.target].to_numpy(float)
+    m, G = len(target), len(clusters.stratum)
+    if clusters.single and law.grouped is None:
+        return Drawn(target, generator.multinomial(m, np.full(m, 1 / m), size=n).astype(float), "rows")
+    if clusters.single:
+        return Drawn(target, _within(table[law.grouped].to_numpy(), generator, n), f"rows within each {law.grouped}")
+    if np.bincount(clusters.stratum).min() >= FEW:
+        return Drawn(target, _within(clusters.stratum, generator, n)[:, clusters.of_row], "trunks within each size")
+    own, common, dof = _components(residual, slope, clusters.of_row, G)
+    widen = np.sqrt(dof / generator.chisquare(dof, size=(n, 1)))
+    off = own * generator.standard_normal((n, m))
+    off += common * (widen * generator.standard_normal((n, G)))[:, clusters.of_row]
+    made = prediction * np.exp(off) if misfit.log else prediction + off
+    unit = " of the loss" if misfit.log else ""
+    about = f"new noise of {own:.2g}{unit} for each row and {common:.2g} for each of {G} trunks, from the residuals"
+    return Drawn(made, np.ones(m), about)
+
+
+def _components(residual: Array, slope: Array, of_row: NDArray[np.int64], G: int) -> tuple[float, float, float]:
+    """Standard deviations of the noise of a row and of a trunk, and the degrees of freedom behind the latter.
+
+    The sums of squares of the residuals within and between trunks are set to what they are expected to be after a fit
+    with these slopes (n, P) (Henderson 1953, method 3): with H the projection on the slopes, Z the members of trunks
+    and B the mean over a trunk, E[r' (1 - B) r] and E[r' B r] are linear in both variances.
+    """
+    n = len(residual)
+    size = np.bincount(of_row, minlength=G)
+    Q = np.linalg.qr(slope)[0]
+    QZ = np.zeros((G, Q.shape[1]))
+    np.add.at(QZ, of_row, Q)
+    QBQ = (QZ / size[:, None]).T @ QZ
+    spread_QZ = float(np.sum((QZ @ (np.eye(Q.shape[1]) - QBQ)) * QZ))  # |(1 - B) Q Q'Z|^2
+    between = float(np.sum(np.bincount(of_row, residual, G) ** 2 / size))
+    squares = np.array([float(np.sum(residual**2)) - between, between])
+    expected = np.array(
+        [
+            [n - G - Q.shape[1] + np.trace(QBQ), spread_QZ],
+            [G - np.trace(QBQ), n - 2 * np.sum(QZ**2) + np.sum((QZ @ QBQ) * QZ)],
+        ]
+    )
+    variances = np.linalg.lstsq(expected, squares, rcond=None)[0]
+    if variances[1] < 0:  # no trunk differs by more than its rows
+        variances = np.array([squares.sum() / max(expected[:, 0].sum(), 1.0), 0.0])
+    own, common = np.sqrt(np.maximum(variances, 0.0))
+    return float(own), float(common), max(float(G - np.trace(QBQ)), 1.0)
+
+
+def _within(stratum: NDArray[np.int64], generator: np.random.Generator, n: int) -> Array:
+    """(n, members): how often each member is drawn, G - 1 draws from its stratum of G, times G / (G - 1)."""
+    drawn = np.ones((n, len(stratum)))
+    for value in np.unique(stratum):
+        members = np.flatnonzero(stratum == value)
+        size = len(members)
+        if size > 1:
+            times = generator.multinomial(size - 1, np.full(size, 1 / size), size=n)
+            drawn[:, members] = times * size / (size - 1)
+    return drawn

@@ -1,7 +1,7 @@
 """A scaling law as data: its formula, gradient, parameters and bounds."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,12 @@ class Law:
     # (generator, how many, columns, target (n,), standard error (n,)) -> internal (how many, P)
     to_raw: Callable[[Array], Array]  # internal (..., P) -> raw (..., P)
     from_raw: Callable[[Array], Array]
+    both: Callable[[Array, Columns], tuple[Array, Array]] | None = None  # predict and gradient in one go
+    at_least_zero: tuple[str, ...] = ()  # inputs that may be zero; the others are above it
+    # The setting of inputs at which nothing is quantized: what a law of the loss counts its delta from.
+    unquantized: Mapping[str, float] = field(default_factory=dict)
+    grouped: str | None = None  # the input that holds codes 0, 1, ... of `groups`; 0 is the unquantized one
+    groups: tuple[str, ...] = ()
 
     def raw(self, theta: Array) -> dict[str, float]:
         """One internal vector (P,) as the paper's named constants."""

@@ -47,6 +47,11 @@ def log_linear(
         x = design(columns)
         return np.exp(theta @ x.T)[..., None] * x
 
+    def both(theta: Array, columns: Columns) -> tuple[Array, Array]:
+        x = design(columns)
+        value = np.exp(theta @ x.T)
+        return value, value[..., None] * x
+
     def starts(generator: np.random.Generator, n: int, columns: Columns, target: Array, error: Array) -> Array:
         slopes = generator.uniform(box[:, 0], box[:, 1], size=(n, len(box)))
         # Far from the best level the gradient vanishes and a start is wasted, so each level is set to the mean misfit
@@ -67,4 +72,5 @@ def log_linear(
         starts=starts,
         to_raw=to_raw,
         from_raw=from_raw,
+        both=both,
     )

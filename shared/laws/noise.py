@@ -67,7 +67,7 @@ def seed_noise(
     off = kept[target].to_numpy(float) - mean
     error = kept[f"{target}_se"].to_numpy(float) if f"{target}_se" in kept else np.zeros(len(kept))
     level = (size - 1) / size * np.maximum(mean**2 - error**2, 0)
-    kinds = kept[by].astype(str).to_numpy()
+    kinds = kept[by].astype(str).to_numpy() if by in kept else np.full(len(kept), "")
     cv: dict[str, float] = {}
     for kind in sorted(set(kinds)):
         of_kind = kinds == kind
@@ -80,5 +80,5 @@ def seed_noise(
     mean_square = float(np.mean(unit**2))
     products = float(np.sum(sums**2 - squares))
     shared = float(np.clip(products / pairs / mean_square, 0, 1)) if pairs and mean_square else 0.0
-    dof = len(rows) - kept[strata].nunique()
+    dof = len(rows) - (kept[strata].nunique() if strata in kept else 1)
     return SeedNoise(cv=cv, shared=shared, cells=int(kept.groupby(cell).ngroups), dof=dof, by=by)

@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import BitlawError, nearest
+from shared.laws.law import Law
 
 
 class Strict(BaseModel):
@@ -62,16 +63,25 @@ class Constant(Strict):
 
 
 class Published(Strict):
-    """A paper's published.yaml: the constants of its law by the names of `Law.parameters`, and other numbers."""
+    """A paper's published.yaml: the constants of its law by the names of `Law.parameters` (none where the paper's are
+    not known), other sets of constants by name, and other numbers."""
 
     paper: str
     arxiv: str
     law: dict[str, Constant]
+    laws: dict[str, dict[str, Constant]]
     numbers: dict[str, Constant]
 
     def values(self) -> dict[str, float]:
-        """All numbers by name."""
-        return {name: constant.value for name, constant in {**self.numbers, **self.law}.items()}
+        """All numbers by name; those of another set as set/name."""
+        others = {f"{name}/{key}": constant for name, some in self.laws.items() for key, constant in some.items()}
+        return {name: constant.value for name, constant in {**others, **self.numbers, **self.law}.items()}
+
+    def constants(self, law: Law, which: str | None = None) -> dict[str, Constant] | None:
+        """The constants of `law`: of the set `which`, else of the set of its name, else by the names of its parameters
+        among the paper's. None where one of them is not published."""
+        known = self.laws.get(which or law.name, {} if which else {**self.numbers, **self.law})
+        return {name: known[name] for name in law.parameters} if set(law.parameters) <= set(known) else None
 
 
 Model = TypeVar("Model", bound=Strict)

@@ -15,6 +15,7 @@ from shared.laws.slopes import law_free
 from shared.laws.tables import one_version, too_little
 
 FITTED, SHORT, HELD_OUT, DIVERGED = "fitted", "short", "held out", "diverged"
+ENDS = ("value", "low", "high", "loo_low", "loo_high")
 CELL = ["N", "D", "format", "group_size"]
 # Where elasticities are stated; the exponents of power laws do not depend on it, the slope in bits does.
 REFERENCE = {"N": 2.0**18, "D": 2.0**23, "bits": 4.0}
@@ -124,7 +125,9 @@ def _part(
     return {
         "status": result.status,
         "reasons": list(result.reasons),
-        "parameters": {key: vars(estimate) for key, estimate in result.parameters.items()},
+        "parameters": {
+            key: {end: getattr(estimate, end) for end in ENDS} for key, estimate in result.parameters.items()
+        },
         "diagnostics": {
             "share_of_starts_within_1pct": result.share_of_starts_within_1pct,
             "condition_number": result.condition_number,

@@ -4,6 +4,7 @@ Every complaint names the file, the data row (from 1; the line is one more, for 
 """
 
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from shared.errors import BitlawError, nearest
-from shared.laws.law import Law
+from shared.laws.law import Columns, Law
 
 # text: not empty; note: text or empty; number: finite; positive: finite and > 0; error: finite and >= 0; flag: True
 # or False; maybe: a number, or whatever a failed run left (empty, NaN, infinite).
@@ -47,6 +48,7 @@ MEASUREMENTS: dict[str, Kind] = {
     "numerics_version": "text",
 }
 MEASUREMENT_KEY = ["run_id", "method", "format", "group_size", "activation_format", "kv_format", "calibration"]
+TOGETHER = 1e-6  # share of the variance of ln D that ln N leaves, below which the two are one
 FLAGS = {"True": True, "true": True, "1": True, "False": False, "false": False, "0": False}
 
 
@@ -135,34 +137,57 @@ def one_version(table: pd.DataFrame, name: str) -> None:
         )
 
 
-def check(law: Law, table: pd.DataFrame, name: str) -> None:
+def check(law: Law, table: pd.DataFrame, name: str, positive_target: bool = False) -> None:
     """Raises BitlawError unless `table` can be fitted by `law`: columns, finite values, positive inputs, no row
-    twice, more than one value of every input and at least as many rows as parameters."""
-    optional = [column for column in (f"{law.target}_se",) if column in table.columns]
-    require(table, [*law.inputs, law.target], name)
+    twice, more than one value of every input and at least as many rows as parameters.
+
+    Inputs of `law.at_least_zero` may be zero; the target must be above zero where its logarithm is fitted."""
+    used = [*law.inputs, law.target, *([f"{law.target}_se"] if f"{law.target}_se" in table.columns else [])]
+    require(table, used[: len(law.inputs) + 1], name)
     table = table.reset_index(drop=True)
     if "row" not in table:
         table["row"] = np.arange(1, len(table) + 1)
-    for column in [*law.inputs, law.target, *optional]:
+    for column in used:
         if not pd.api.types.is_numeric_dtype(table[column]):
             table[column] = _converted(table[column].astype(str).str.strip(), "maybe", name, table["row"])
-    _finite(table, [*law.inputs, law.target, *optional], pd.Series(True, index=table.index), name)
-    for column in law.inputs:
-        low = table[table[column] <= 0]
+    _finite(table, used, pd.Series(True, index=table.index), name)
+    for column in [*law.inputs, *([law.target] if positive_target else [])]:
+        least = "at least zero" if column in law.at_least_zero else "above zero"
+        low = table[(table[column] < 0) if column in law.at_least_zero else (table[column] <= 0)]
         if len(low):
-            raise _bad(name, low.iloc[0], column, f"{low.iloc[0][column]:g} must be above zero")
+            why = "" if column in law.inputs else ": its logarithm is fitted"
+            raise _bad(name, low.iloc[0], column, f"{low.iloc[0][column]:g} must be {least}{why}")
     _once(table, [str(column) for column in table.columns if column != "row"], name)
     reason = too_little(law, table)
     if reason:
         raise BitlawError(f"{name}: {reason}")
 
 
+def numbers(law: Law, table: pd.DataFrame) -> pd.DataFrame:
+    """A checked table with the law's columns as numbers, whatever they were read as."""
+    used = [name for name in (*law.inputs, law.target, f"{law.target}_se") if name in table.columns]
+    return table.assign(**{name: pd.to_numeric(table[name]).astype(float) for name in used})
+
+
+def collinear(columns: Columns) -> str | None:
+    """Which two inputs rise together in every row, if any: one is a constant times a power of the other."""
+    logs = {name: np.log(column) for name, column in columns.items() if np.min(column) > 0 and np.ptp(column) > 0}
+    for first, second in combinations(logs, 2):
+        x, y = logs[first] - logs[first].mean(), logs[second] - logs[second].mean()
+        power = float(x @ y / (x @ x))
+        if np.sum((y - power * x) ** 2) < TOGETHER * np.sum(y**2):
+            return f"columns '{first}' and '{second}' move together in every row ({second} ~ {first}^{power:.3g})"
+    return None
+
+
 def too_little(law: Law, table: pd.DataFrame) -> str | None:
-    """Why sound rows cannot tell the law's parameters apart, or None when they may."""
-    if len(table) < len(law.parameters):
-        return f"{len(table)} rows are fewer than the {len(law.parameters)} parameters of {law.name}; measure more"
+    """Why sound rows cannot tell the law's parameters apart, or None when they may. Inputs of one value count unless
+    the law has parameters to be held for them (bounds without room)."""
+    free = int(np.sum(law.bounds[:, 1] > law.bounds[:, 0]))
+    if len(table) < free:
+        return f"{len(table)} rows are fewer than the {free} parameters of {law.name}; measure more"
     for column in law.inputs:
-        if table[column].nunique() == 1:
+        if table[column].nunique() == 1 and free == len(law.parameters):
             return (
                 f"column '{column}' has one value only ({table[column].iloc[0]:g}), "
                 f"so {law.name} cannot tell its exponent; add rows with another"
@@ -210,11 +235,12 @@ def _once(table: pd.DataFrame, key: list[str], name: str) -> None:
     if len(again):
         row = again.iloc[0]
         same = (table[key] == row[key]).all(axis=1)
-        first = table[same].iloc[0]["row"]
+        first = int(table[same].iloc[0]["row"])
         raise _bad(
             name, row, key[0] if len(key) == 1 else ", ".join(key), f"the row repeats row {first}; keep one of them"
         )
 
 
 def _bad(name: str, row: "pd.Series[Any]", column: str, problem: str) -> BitlawError:
-    return BitlawError(f"{name}: row {row['row']} (line {row['row'] + 1}), column '{column}': {problem}")
+    number = int(row["row"])  # a row of numbers only comes as floats
+    return BitlawError(f"{name}: row {number} (line {number + 1}), column '{column}': {problem}")

@@ -1,7 +1,8 @@
 """A claim of a paper, the region in which its quantity must lie, and the verdict that evidence allows."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +32,13 @@ class Claim:
     source: str
     evidence: Evidence
     region: Region
+
+
+def stating(paper: str, evidence: Evidence) -> Callable[[str, str, str, str, float, float], Claim]:
+    """A maker of claims of one paper and one kind of evidence: (id, statement, source, region in words, low, high)."""
+    return lambda id, statement, source, text, low, high: Claim(
+        id, paper, statement, source, evidence, Region(text, low, high)
+    )
 
 
 @dataclass(frozen=True)
@@ -143,6 +151,16 @@ def recomputed(claim: Claim, value: float, detail: str) -> Finding:
 
 def needs_runs(claim: Claim, detail: str) -> Finding:
     return Finding(claim=claim, verdict="needs runs", detail=detail, scale="")
+
+
+def out_of_reach(claim: Claim, reason: str) -> Finding:
+    """What no run of ours will decide: a 70B model, a GPU's latency, runs that nobody has published."""
+    return Finding(claim=claim, verdict="out of reach", detail=reason, scale="")
+
+
+def in_order(findings: Sequence[Finding]) -> list[Finding]:
+    """By the numbers in their ids: K2 before K10, K7a before K7b."""
+    return sorted(findings, key=lambda f: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", f.claim.id)])
 
 
 def ledger(paper: str, findings: Sequence[Finding]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Sun et al. 2025, Scaling Laws for Floating-Point Quantization Training (arXiv 2501.02423)."""

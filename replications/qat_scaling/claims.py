@@ -1,0 +1,183 @@
+"""The claims of Chen et al. (arXiv 2505.14302): what Table 1 decides is recomputed in audit.py, signs are refitted on
+published runs, and the rest says which runs it needs. The regions were fixed before those runs.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from replications.qat_scaling import audit
+from shared.report.claim import Finding, in_order, needs_runs, stating
+from shared.report.refits import Refit, refitted
+
+PAPER = "qat_scaling"
+NO_QAT = "no run of the pool is trained in low precision yet"
+
+_measured = stating(PAPER, "measured")
+
+_refitted = stating(PAPER, "refitted")
+
+
+ON_PUBLISHED_RUNS = (
+    (
+        _refitted(
+            "C1c",
+            "delta falls with N",
+            "gamma_N > 0",
+            "gamma_N > 0 on QuEST at 2, 3 and 4 bits and on Quartet's MXFP4 forward pass",
+            0.0,
+            math.inf,
+        ),
+        (*(f"quest/gamma_N/{bits}" for bits in (2, 3, 4)), "quartet/forward/gamma_N"),
+    ),
+    (
+        _refitted(
+            "C2c",
+            "delta rises with D",
+            "gamma_D > 0",
+            "gamma_D > 0 on QuEST at 2, 3 and 4 bits and on Quartet's MXFP4 forward pass",
+            0.0,
+            math.inf,
+        ),
+        (*(f"quest/gamma_D/{bits}" for bits in (2, 3, 4)), "quartet/forward/gamma_D"),
+    ),
+    (
+        _refitted(
+            "C2d",
+            "delta rises with D when only the backward pass is quantized, by stochastic rounding",
+            "no claim of the paper, which quantizes the forward pass",
+            "gamma_D > 0 on Quartet's backward-only runs",
+            0.0,
+            math.inf,
+        ),
+        ("quartet/backward/gamma_D",),
+    ),
+)
+NEEDS_RUNS = (
+    (
+        _measured("C1b", "delta_W4A4 falls with N", "delta(N, D, G)", "gamma_N of W4A4 > 0", 0.0, math.inf),
+        NO_QAT,
+    ),
+    (
+        _measured("C2b", "delta_W4A4 rises with D", "delta(N, D, G)", "gamma_D of W4A4 > 0", 0.0, math.inf),
+        NO_QAT,
+    ),
+    (
+        _measured("C3c", "delta_W4A4 rises with the group", "delta(N, D, G)", "gamma_G of W4A4 > 0", 0.0, math.inf),
+        NO_QAT,
+    ),
+    (
+        _measured(
+            "C4c",
+            "delta_W4A16 falls faster with N than delta_W16A4",
+            "Table 1",
+            "difference of gamma_N > 0",
+            0.0,
+            math.inf,
+        ),
+        NO_QAT,
+    ),
+    (
+        _measured(
+            "C5c",
+            "delta_W4A16 rises faster with D than delta_W16A4",
+            "Table 1",
+            "difference of gamma_D > 0",
+            0.0,
+            math.inf,
+        ),
+        NO_QAT,
+    ),
+    (
+        _measured(
+            "C6c",
+            "delta_W16A4 depends more on the group than delta_W4A16",
+            "Table 1",
+            "difference of gamma_G > 0",
+            0.0,
+            math.inf,
+        ),
+        NO_QAT,
+    ),
+    (
+        _measured(
+            "C7b",
+            "The deltas of weights and activations add up to about 0.9 of their sum",
+            "text",
+            "delta_W4A4 / (delta_W4A16 + delta_W16A4) between 0.8 and 1",
+            0.8,
+            1.0,
+        ),
+        NO_QAT,
+    ),
+    (
+        _measured("C8e", "Activations lose more than weights", "text", "R > 1 in every cell", 1.0, math.inf),
+        NO_QAT,
+    ),
+    (
+        _measured(
+            "C9d",
+            "8 bits for the input of the second MLP matrix lower delta_W4A4",
+            "text",
+            "share of delta_W4A4 saved between 0.1 and 0.5",
+            0.1,
+            0.5,
+        ),
+        NO_QAT,
+    ),
+    (
+        _measured(
+            "C10",
+            "Quantized training lowers the kurtosis of the input of FC2 (123 to 89)",
+            "text",
+            "kurtosis after quantized over after unquantized training < 1",
+            0.0,
+            1.0,
+        ),
+        NO_QAT,
+    ),
+    (
+        _measured(
+            "C11",
+            "One law with D and G predicts better than a multiplier for each G",
+            "text: 4.7 % against 8.5 % (W4A4), 5.2 % against 19.3 % (W4A16)",
+            "held-out relative error of this law over that of multipliers < 1",
+            0.0,
+            1.0,
+        ),
+        NO_QAT,
+    ),
+    (
+        _measured(
+            "C12",
+            "INT4 matches FP4 in groups and beats it per channel and token",
+            "text: by 0.015 at 297M, 50B",
+            "L(FP4) - L(INT4) per channel and token > 0",
+            0.0,
+            math.inf,
+        ),
+        NO_QAT,
+    ),
+    (
+        _measured(
+            "C13c",
+            "delta hardly depends on the learning rate",
+            "text: 5e-4 to 4e-3",
+            "largest over smallest delta of three learning rates under 1.25",
+            0.0,
+            1.25,
+        ),
+        NO_QAT,
+    ),
+)
+
+
+def judge(fit: dict[str, Any], published: dict[str, float], refits: Mapping[str, Refit]) -> list[Finding]:
+    """All claims, from the values of published.yaml and the refits on published runs; our pool has no runs for them."""
+    return in_order(
+        [
+            *audit.judge(published),
+            *(refitted(claim, refits, names) for claim, names in ON_PUBLISHED_RUNS),
+            *(needs_runs(claim, detail) for claim, detail in NEEDS_RUNS),
+        ]
+    )

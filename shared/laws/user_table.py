@@ -1,0 +1,123 @@
+"""Anybody's runs: a CSV or Parquet table, its columns under the names that laws use, and the rows that are wanted."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from shared.errors import BitlawError, nearest
+
+# The unquantized group of a law with one constant for each group, where nobody says which it is.
+REFERENCES = ("bf16", "fp16", "fp32", "16", "none", "unquantized", "baseline", "bf16/bf16")
+
+
+def read_user_table(path: Path, columns: Mapping[str, str] | None = None, where: str = "") -> pd.DataFrame:
+    """The rows of `path` for which `where` holds, with every column that holds only numbers as numbers, plus `row`
+    (from 1).
+
+    `columns` maps a law's name to a column of the table, or to an expression of columns such as
+    ``C / (6 * N)``, with names that are no words in backticks; the column keeps its old name too. `where` is an
+    expression of columns (old or new names), as in ``N > 1e8 and method == 'rtn'``.
+
+    Raises BitlawError: unreadable file, column twice in the header, unknown column, expression without a sense, no row
+    left.
+    """
+    table = _parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _csv(path)
+    table["row"] = np.arange(1, len(table) + 1)
+    for name, source in (columns or {}).items():
+        table[name] = _column(table, name, source, path)
+    if where:
+        kept = _evaluate(table, where, f"{path}: --where '{where}'")
+        if not pd.api.types.is_bool_dtype(kept):
+            raise BitlawError(f"{path}: --where '{where}' is neither true nor false for a row; compare columns in it")
+        table = table[kept]
+        if table.empty:
+            raise BitlawError(f"{path}: no row satisfies --where '{where}'; loosen it")
+    return table.reset_index(drop=True)
+
+
+def coded(table: pd.DataFrame, column: str, reference: str | None, name: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """`table` with the text of `column` replaced by codes 0, 1, ..., and the groups in the order of their codes; the
+    unquantized group `reference` comes first.
+
+    Raises BitlawError: no such column, no such group, or no group that is known to be unquantized.
+    """
+    if column not in table:
+        raise BitlawError(f"{name}: column '{column}' is missing{nearest(column, [str(c) for c in table.columns])}")
+    names = table[column].map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
+    known = sorted(set(names))
+    if reference is None:
+        reference = next((group for group in known if group.lower() in REFERENCES), None)
+        if reference is None:
+            raise BitlawError(
+                f"{name}: which group of '{column}' is unquantized? say --reference, one of {_few(known)}"
+            )
+    if reference not in known:
+        raise BitlawError(f"{name}: column '{column}' has no group '{reference}'{nearest(reference, known)}")
+    groups = (reference, *(group for group in known if group != reference))
+    return table.assign(**{column: names.map(groups.index).astype(float)}), groups
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, encoding="utf-8-sig", low_memory=False, header=None, nrows=1, dtype=str)
+        header = [str(name).strip() for name in table.iloc[0]]
+        twice = sorted({name for name in header if header.count(name) > 1})
+        if twice:
+            raise BitlawError(f"{path}: column '{twice[0]}' stands twice in the header; keep one")
+        table = pd.read_csv(path, encoding="utf-8-sig", low_memory=False, skip_blank_lines=False, keep_default_na=False)
+    except OSError as error:
+        raise BitlawError(f"{path}: cannot be read ({error.strerror})") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise BitlawError(f"{path}: is not a CSV table ({' '.join(str(error).split())})") from error
+    if len(header) != len(table.columns):
+        raise BitlawError(f"{path}: its rows have more cells than its header; name every column")
+    table.columns = pd.Index(header)
+    if table.empty:
+        raise BitlawError(f"{path}: has a header and no row; add runs")
+    for column in table.columns:
+        if not pd.api.types.is_numeric_dtype(table[column]) and not pd.api.types.is_bool_dtype(table[column]):
+            text = table[column].astype(str).str.strip()
+            numbers = pd.to_numeric(text, errors="coerce")
+            # An empty cell in a column of numbers is missing; a word makes it a column of words, which `check` names.
+            table[column] = numbers if (numbers.notna() | (text == "")).all() and numbers.notna().any() else text
+    return table
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except OSError as error:
+        raise BitlawError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # pyarrow has many exceptions for a file that is no Parquet
+        raise BitlawError(f"{path}: is not a Parquet table ({' '.join(str(error).split())[:120]})") from error
+
+
+def _column(table: pd.DataFrame, name: str, source: str, path: Path) -> "pd.Series[float]":
+    if source in table.columns:
+        return table[source]
+    if not any(sign in source for sign in "+-*/()`"):
+        raise BitlawError(
+            f"{path}: column '{source}' of --map {name}={source} is missing"
+            f"{nearest(source, [str(column) for column in table.columns])}"
+        )
+    return _evaluate(table, source, f"{path}: --map {name}='{source}'")
+
+
+def _evaluate(table: pd.DataFrame, expression: str, what: str) -> "pd.Series[float]":
+    try:
+        found = table.eval(expression, engine="python")
+    except pd.errors.UndefinedVariableError as error:
+        word = str(error).split("'")[1]
+        hint = nearest(word, [str(column) for column in table.columns])
+        raise BitlawError(f"{what}: there is no column '{word}'{hint}") from error
+    except Exception as error:  # whatever an expression of the user can raise
+        raise BitlawError(f"{what}: makes no sense ({' '.join(str(error).split())[:120]})") from error
+    if not isinstance(found, pd.Series):
+        raise BitlawError(f"{what}: is one value, not one for each row; name columns in it")
+    return found
+
+
+def _few(words: list[str]) -> str:
+    return ", ".join(words[:6]) + (", ..." if len(words) > 6 else "")
