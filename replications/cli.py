@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from replications.commands import data, design, fit, laws, published, replicate, report, smoke, train
+from replications.commands import data, design, fit, formats, laws, published, replicate, report, smoke, train
 from shared.errors import BitlawError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    *(train.train, train.measure, train.status, train.keep, smoke.smoke, design.design),
+    *(train.train, train.measure, train.status, train.keep, smoke.smoke, design.design, formats.formats),
     *(laws.laws, laws.compare, laws.claims, fit.fit, report.report, report.check),
 ):
     app.command()(command)

@@ -1,16 +1,22 @@
 """Number formats: the fast casts against their oracle, the facts' tables, and the properties every format has."""
 
+import json
 import math
 import random
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from replications.commands.formats import formats
 from shared.errors import BitlawError
 from shared.formats import Format, format_named
+from shared.formats.gaussian import best_scale, gaussian_fit, mean_squared_error
 from shared.formats.names import names
 from shared.formats.oracle import nearest_value, values
 
@@ -104,6 +110,67 @@ def test_known_values() -> None:
     assert [format_named(name).largest_exponent for name in ("E2M1", "E2M3", "E3M2", "E4M3FN", "E5M2IEEE", "E0M7")] == [
         *(2, 2, 4, 8, 15, 0)  # emax, the facts 6.2
     ]
+
+
+# QuEST's notebook and base_linear.py (the facts, 6.3): 2^b levels without zero, at the clip it uses.
+@pytest.mark.parametrize(
+    ("bits", "clip", "mse"),
+    [
+        *((1, 0.79788456, 0.36338), (2, 1.49353462, 0.118846), (3, 2.05106835, 0.0374397)),
+        *((4, 2.51393058, 0.0115429), (8, 3.88493868, 8.782e-5)),
+    ],
+)
+def test_gaussian_error_of_quest_grids(bits: int, clip: float, mse: float) -> None:
+    grid = np.arange(-(2**bits - 1), 2**bits, 2) / (2**bits - 1)
+    assert mean_squared_error(clip * grid) == pytest.approx(mse, rel=2e-5)
+    best = best_scale(grid)
+    assert best.mse <= mean_squared_error(clip * grid) + 1e-15
+    if bits <= 4:
+        assert best.clip == pytest.approx(clip, rel=1e-4)
+
+
+def test_gaussian_error_of_formats() -> None:
+    """FP4 .0126849 and the ternary clip 1.22400895 (the facts, 6.3); one bit has the closed form 1 - 2 / pi."""
+    assert gaussian_fit(format_named("E2M1")).mse == pytest.approx(0.0126849, rel=2e-6)
+    assert gaussian_fit(format_named("TERNARY")).clip == pytest.approx(1.22400895, rel=1e-4)
+    assert gaussian_fit(format_named("BINARY")).mse == pytest.approx(1 - 2 / math.pi, abs=1e-12)
+    x = torch.randn(2_000_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for name in ("INT4", "NF4", "E3M2", "UINT2"):
+        form = format_named(name)
+        fit = gaussian_fit(form)
+        scale = fit.clip / (form.limit - (form.limit // 2 if name == "UINT2" else 0))
+        shift = form.limit // 2 if name == "UINT2" else 0
+        cast = (form.cast((x / scale + shift).float()).double() - shift) * scale
+        assert (cast - x).square().mean().item() == pytest.approx(fit.mse, rel=5e-3)
+
+
+runner = CliRunner()
+app = typer.Typer()
+app.command()(formats)
+
+
+def test_the_command_prints_a_format() -> None:
+    facts = json.loads(runner.invoke(app, ["E2M1", "--json"]).stdout)
+    assert facts["values"][7:] == [0, 0.5, 1, 1.5, 2, 3, 4, 6]
+    assert facts["gaussian_mse"] == pytest.approx(0.0126849, rel=1e-5)
+    assert facts["bits_per_value"]["FP32"]["32"] == 5.0
+    printed = runner.invoke(app, ["E4M3FN"]).stdout
+    assert "448" in printed
+    assert "253 in all" in printed
+    block = json.loads(runner.invoke(app, ["NVFP4", "--json"]).stdout)
+    assert (block["quantizer"], block["group"]) == ("NVFP4", 16)
+    assert block["bits_per_value"] == {"E4M3": {"16": 4.5}}
+
+
+def test_the_command_lists_the_formats() -> None:
+    rows = json.loads(runner.invoke(app, ["--json"]).stdout)
+    assert {"INT1", "E2M1", "NF4", "TERNARY", "UINT4"} - {row["name"] for row in rows} == {"INT1"}  # named BINARY
+    assert "MXFP8E4M3" in runner.invoke(app, []).stdout
+
+
+@pytest.mark.parametrize("wrong", ["NF5", "MXFP5@", "INT4@x", "BF16@8"])
+def test_the_command_refuses(wrong: str) -> None:
+    assert isinstance(runner.invoke(app, [wrong]).exception, BitlawError)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ from shared.quantize import (
     parse_quantizer,
     straight_through,
 )
-from shared.quantize.quantizer import PRESETS
+from shared.quantize.gradients import inside
+from shared.quantize.quantizer import PRESETS, scales
 from shared.quantize.rtn import round_to_nearest
 
 BITS = range(2, 9)
@@ -39,6 +40,8 @@ FAMILIES = [
     *("NF4@64", "NF3@8", "FP4@32", "INT4@32:bf16", "INT4@32:e4m3", "INT4@32:away", "E2M1@8:away"),
     *PRESETS,
     *("MXFP4:away", "NVFP4:away"),
+    *("UINT1@8", "UINT2@32", "UINT4@channel", "UINT8@tensor", "UINT3@16:bf16", "UINT4@8:e8m0", "UINT4@32:away"),
+    *("INT4@32:e8m0", "E2M1@16:e8m0", "E4M3@channel:e8m0", "INT4@tensor:e4m3", "INT8@token:p90", "E2M1@32:p99.9"),
 ]
 
 
@@ -70,16 +73,25 @@ def by_definition(x_RL: Tensor, q: Quantizer) -> Tensor:
         most = group.abs().max()
         if not most:
             continue
+        low, high = min(group.min(), torch.tensor(0.0)), max(group.max(), torch.tensor(0.0))
         if q.scale_rule == "mx":
             scale = torch.tensor(2.0 ** max(math.floor(math.log2(most)) - form.largest_exponent, -127))
         elif q.scale_rule == "mean":
             scale = group.abs().mean()
+        elif q.scale_rule == "minmax":
+            scale = (high - low) / form.limit
+        elif q.scale_rule.startswith("p"):
+            scale = sorted(group.abs().tolist())[math.ceil(float(q.scale_rule[1:]) / 100 * size) - 1] / form.limit
+            scale = torch.tensor(scale) if scale else most / form.limit
         else:
             scale = most / form.limit
         if q.scale_format == "BF16":
             scale = scale.bfloat16().float()
+        if q.scale_format == "E8M0" and q.scale_rule != "mx":
+            scale = torch.tensor(2.0 ** math.ceil(math.log2(scale)))
         if q.scale_format == "E4M3":
             scale = nearest_value((scale / tensor_scale).item(), format_named("E4M3FN")) * tensor_scale
+        zero = torch.round(-low / scale).item() if q.has_zero_point else 0.0
         for i, value in enumerate(group):
             if form.kind == "codebook":
                 ratio = (value * (1 / scale)).item()
@@ -87,14 +99,18 @@ def by_definition(x_RL: Tensor, q: Quantizer) -> Tensor:
                 ratio = (value / scale).item() if scale else value.item()
             if q.rounding == "half_away":
                 ratio = math.nextafter(ratio, math.copysign(math.inf, ratio))
-            out[g, i] = torch.tensor(nearest_value(ratio, form)) * scale
+            if q.has_zero_point:  # half away and half even are those of the unshifted number
+                rounded = min(max(round(ratio), -zero), form.limit - zero)
+            else:
+                rounded = nearest_value(ratio, form)
+            out[g, i] = torch.tensor(rounded) * scale
     return out.reshape(x_RL.shape)
 
 
 @pytest.mark.parametrize("text", FAMILIES)
 def test_forward_is_the_oracle_cast(text: str) -> None:
     x = matrix()
-    torch.testing.assert_close(fake_quantize(x, quantizer(text)), by_definition(x, quantizer(text)), rtol=3e-7, atol=0)
+    torch.testing.assert_close(fake_quantize(x, quantizer(text)), by_definition(x, quantizer(text)), rtol=4e-7, atol=0)
     assert not fake_quantize(x, quantizer(text))[0].any()
 
 
@@ -149,7 +165,11 @@ def test_texts() -> None:
         ("MXFP4@32", "has its own group of 32"),
         ("MXFP4:mse", "'mse' is unknown"),
         ("INT4@32:mean", "for BINARY and TERNARY"),
-        ("INT4@32:mx", "go together"),
+        ("INT4@32:mx", "give it scale format E8M0, not FP32"),
+        ("INT4@32:minmax", "does not suit INT4: use absmax or mse"),
+        ("UINT4@32:absmax", "does not suit UINT4: use minmax or mse"),
+        ("INT4@32:p101", "'p101' is unknown"),
+        ("MXFP4:p99", "'p99' is unknown"),
         ("NF4@64:away", "no meaning in the code book NF4"),
     ],
 )
@@ -179,7 +199,13 @@ def test_bad_calls() -> None:
     [
         *(("INT4@32", 5.0), ("INT4@channel", 4.125), ("INT4@tensor", 4.0), ("INT3@16:bf16", 4.0), ("INT4@8", 8.0)),
         *(("MXFP4", 4.25), ("MXFP6E2M3", 6.25), ("MXFP6E3M2", 6.25), ("MXFP8E4M3", 8.25), ("MXFP8E5M2", 8.25)),
-        *(("MXINT8", 8.25), ("NVFP4", 4.5), ("NF4@64", 4.5), ("BINARY@channel", 1.125)),  # the facts, 6.2 and 6.3
+        *(
+            ("MXINT8", 8.25),
+            ("NVFP4", 4.5),
+            ("NF4@64", 4.5),
+            ("BINARY@channel", 1.125),
+            ("UINT4@32", 5.125),
+        ),  # the facts, 6.2 and 6.3
     ],
 )
 def test_bits_count_the_scales(text: str, bits: float) -> None:
@@ -192,11 +218,26 @@ def test_bits_of_what_a_tensor_shares() -> None:
     assert quantizer("TERNARY@64").bits_per_value(64) == math.log2(3) + 0.5
 
 
-@pytest.mark.parametrize("text", ["INT2@32", "INT3@channel", "INT4@tensor", "E2M1@16", "TERNARY@channel", "NF4@32"])
+@pytest.mark.parametrize(
+    "text", ["INT2@32", "INT3@channel", "INT4@tensor", "E2M1@16", "TERNARY@channel", "NF4@32", "INT3@32:bf16"]
+)
 def test_mse_scales_lose_less(text: str) -> None:
     x = matrix(8, 256, 3)
     best, plain = (fake_quantize(x, quantizer(f"{text}:{rule}")) for rule in ("mse", "absmax"))
     assert (best - x).square().sum() < (plain - x).square().sum()
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_asymmetric_grids_fit_skewed_groups(bits: int) -> None:
+    x = torch.rand(8, 64, generator=torch.Generator().manual_seed(1)) + 0.2
+    x[4:] *= -1.0
+    errors = [
+        (fake_quantize(x, quantizer(text)) - x).square().sum()
+        for text in (f"UINT{bits}@16:mse", f"UINT{bits}@16", f"INT{bits}@16")
+    ]
+    assert errors == sorted(errors)
+    kept = fake_quantize(x, quantizer(f"UINT{bits}@16"))
+    assert (torch.sign(kept) * torch.sign(x) >= 0).all()  # zero is a value of the grid
 
 
 def test_mse_scale_is_the_best_of_the_ratios() -> None:
@@ -257,7 +298,9 @@ def test_straight_through_passes_the_gradient(text: str, dtype: torch.dtype) -> 
     assert torch.equal(x.grad, grad.to(dtype))
 
 
-@pytest.mark.parametrize("text", ["INT4@32", "E2M1@8", "MXFP4", "TERNARY@32", "INT2@channel:mse", "INT4@8:sr"])
+@pytest.mark.parametrize(
+    "text", ["INT4@32", "E2M1@8", "MXFP4", "TERNARY@32", "INT2@channel:mse", "INT4@8:sr", "INT3@32:p90"]
+)
 def test_clipped_straight_through_stops_at_the_clip(text: str) -> None:
     q = quantizer(text)
     x = matrix().requires_grad_()
@@ -274,6 +317,8 @@ def test_clipped_straight_through_stops_at_the_clip(text: str) -> None:
                 clip = 6.0 * 2.0 ** (math.floor(math.log2(group.abs().max() or 2.0**-200)) - 2)
             elif q.scale_rule == "mean":
                 clip = group.abs().mean().item()
+            elif q.scale_rule == "p90":
+                clip = group.abs().sort().values[28].item() or group.abs().max().item()  # the 29th of 32
             elif q.scale_rule == "mse":
                 clip = fake_quantize(x, q)[r].abs().max().item()  # INT2: the scale is the value
             else:
@@ -285,6 +330,19 @@ def test_clipped_straight_through_stops_at_the_clip(text: str) -> None:
     assert torch.equal(x.grad.double(), expected)
     if q.scale_rule != "absmax":
         assert (expected == 0).any()
+
+
+def test_asymmetric_ranges_clip_at_both_ends() -> None:
+    x = torch.tensor([[-1.0, -0.5, 0.0, 0.2, 0.3, 0.4, 0.5, 2.0]])
+    q = quantizer("UINT2@8")
+    assert inside(x, q).all()
+    scale, zero = scales(x.unsqueeze(0), q)  # 3 / 3 = 1 and 1
+    assert (scale.item(), zero.item() if zero is not None else None) == (1.0, 1.0)
+    assert fake_quantize(x, q).tolist() == [[-1, 0, 0, 0, 0, 0, 0, 2]]
+    shrunk = quantizer("UINT2@8:mse")
+    clipped = ~inside(x, shrunk)[0]
+    assert clipped.any()
+    assert not clipped[1:7].any()
 
 
 @pytest.mark.parametrize("gamma", [0.5, 0.83, 1.0, 1.3])

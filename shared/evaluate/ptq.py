@@ -13,7 +13,7 @@ from torch import Tensor
 from shared.errors import BitlawError
 from shared.evaluate.losses import mean, paired
 from shared.model import Decoder
-from shared.quantize.quantizer import PRESETS, Quantizer, parse_quantizer
+from shared.quantize.quantizer import PRESETS, Quantizer, named_quantizer
 from shared.quantize.rtn import Rounded, round_to_nearest
 
 
@@ -41,10 +41,7 @@ class Cell:
         preset = PRESETS.get(self.format)
         if preset and str(preset[1]) != self.group_size:
             raise BitlawError(f"format {self.format} has groups of {preset[1]}: set group_size to that")
-        quantizer = parse_quantizer(self.format if preset else f"{self.format}@{self.group_size}")
-        if quantizer is None:
-            raise BitlawError(f"format {self.format!r} has 16 bits or more: there is nothing to quantize")
-        return quantizer
+        return named_quantizer(self.format if preset else f"{self.format}@{self.group_size}")
 
     @property
     def name(self) -> str:

@@ -1,8 +1,9 @@
 """A number format and its casts, written with elementwise operations that inductor vectorises on CPU and CUDA.
 
 On CPU inductor has no vector form of a bit cast, of `searchsorted` or of `frexp`, and turns them into scalar loops
-(three times slower, docs/log.md). So the power of two below |x| is found by a binary search of compare, multiply
-and select, which is exact and needs log2(number of octaves) steps.
+(three times slower, docs/log.md). So the power of two below |x| is found by compares and selections, which is exact. A
+binary search has the fewest, but each round uses the last one's result three times, and inductor writes shared
+subexpressions out before it merges them: compile time was exponential in the rounds.
 """
 
 import math
@@ -70,7 +71,7 @@ class Format:
             return self._cast_codebook(x, noise if rounding == "stochastic" else None)
         if self.kind == "integer":
             lowest = -self.limit if self.lowest is None else self.lowest
-            return torch.clamp(_whole(x, rounding, noise), lowest, self.limit)
+            return torch.clamp(whole(x, rounding, noise), lowest, self.limit)
         return self._cast_float(x, rounding, noise)
 
     def cast_stochastic(self, x: Tensor, noise: Tensor) -> Tensor:
@@ -78,31 +79,38 @@ class Format:
 
     def _cast_float(self, x: Tensor, rounding: Rounding, noise: Tensor | None) -> Tensor:
         magnitude = x.abs().clamp_max(self.limit)
-        # The power of two below the magnitude, no smaller than the smallest normal.
-        power = torch.full_like(magnitude, self.smallest_normal)
-        raised = None
-        # `power` twice a round and not three times: inductor writes shared subexpressions out before it merges them.
-        for octaves in self._jumps():
-            raised = magnitude >= power * 2.0**octaves
-            power = power * torch.where(raised, 2.0**octaves, 1.0)
+        power, odd = self._octave(magnitude)
         if rounding == "nearest" and self.mantissa and self.exponent < 8:
             shift = power * 2.0 ** (FP32_MANTISSA - self.mantissa)
             return torch.copysign((magnitude + shift) - shift, x)
         # With E = 8 that shift could overflow, and with M = 0 the even code is not the even multiple.
         step = power * 2.0**-self.mantissa
         steps = magnitude / step
-        whole = _whole(steps, rounding, noise)
-        if rounding == "nearest" and not self.mantissa and raised is not None:
-            # The last jump is by one octave: it was taken where the exponent's code is even.
-            whole = torch.where(raised & (steps == 1.5), torch.ones_like(whole), whole)
+        nearest = whole(steps, rounding, noise)
+        if rounding == "nearest" and not self.mantissa:
+            # Halfway from 2^k to 2^(k+1) the even code is the lower one in every other octave.
+            nearest = torch.where((steps == 1.5) & odd, torch.ones_like(nearest), nearest)
         # Rounding up to 2^128 overflows, so saturate again.
-        return torch.copysign((whole * step).clamp_max(self.limit), x)
+        return torch.copysign((nearest * step).clamp_max(self.limit), x)
 
-    def _jumps(self) -> list[int]:
-        """The octaves of a binary search from the smallest normal to the limit: ..., 4, 2, 1."""
-        octaves = self.largest_exponent - (1 - self.bias) if self.exponent else 0
-        jumps = [2**k for k in reversed(range(octaves.bit_length()))]
-        return [64, 64, *jumps[1:]] if jumps[:1] == [128] else jumps  # 2^128 is no FP32 number
+    def _octave(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+        """The power of two below each magnitude, no smaller than the smallest normal; and where its octave is odd.
+
+        In two rounds of about sqrt(number of octaves) compares, by blocks of octaves and inside a block.
+        """
+        octaves = max(self.largest_exponent - (1 - self.bias), 0) if self.exponent else 0
+        block = octaves + 1 if octaves < 4 else 2 * math.ceil(math.sqrt(octaves + 1) / 2)  # even, for the parity
+        power = torch.full_like(magnitude, self.smallest_normal)
+        for octave in range(block, octaves + 1, block):
+            start = self.smallest_normal * 2.0**octave
+            power = torch.where(magnitude >= start, start, power)
+        first = power
+        odd = torch.zeros_like(magnitude, dtype=torch.bool)
+        for octave in range(1, block):
+            above = magnitude >= first * 2.0**octave
+            power = torch.where(above, first * 2.0**octave, power)
+            odd = torch.where(above, bool(octave % 2), odd)
+        return power, odd
 
     def _cast_codebook(self, x: Tensor, noise: Tensor | None) -> Tensor:
         lower = torch.full_like(x, self.levels[0])
@@ -123,7 +131,7 @@ class Format:
         return len(self.levels) == 2
 
 
-def _whole(x: Tensor, rounding: Rounding, noise: Tensor | None) -> Tensor:
+def whole(x: Tensor, rounding: Rounding, noise: Tensor | None) -> Tensor:
     """x rounded to integers. The fraction x - floor(x) is exact, so whole numbers never move."""
     if rounding == "nearest":
         return torch.round(x)

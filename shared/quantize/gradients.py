@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from shared.errors import BitlawError
-from shared.quantize.quantizer import Quantizer, check_noise, constant, fake_quantize, normalised, with_scales
+from shared.quantize.quantizer import (
+    Quantizer,
+    cast_scaled,
+    check_noise,
+    constant,
+    fake_quantize,
+    normalised,
+    with_scales,
+)
 
 # A learned clip stays positive; below this share of absmax everything but the largest values would be clipped.
 SMALLEST_GAMMA = 2.0**-10
@@ -50,9 +58,12 @@ def clipped_straight_through(x_RL: Tensor, quantizer: Quantizer, noise_RL: Tenso
 
 
 def inside(x_RL: Tensor, quantizer: Quantizer) -> Tensor:
-    """Where |x| <= scale * limit, with a margin of 2^-20 so that the scale's own rounding never clips the maximum."""
-    x, scale = with_scales(x_RL.float(), quantizer)
-    return (x.abs() <= scale * (quantizer.format.limit * (1 + 2.0**-20))).reshape(x_RL.shape)
+    """Where x is in the format's range, with a margin of 2^-20: the scale's own rounding never clips the maximum."""
+    x, scale, zero = with_scales(x_RL.float(), quantizer)
+    bound = scale * (1 + 2.0**-20)
+    if zero is None:
+        return (x.abs() <= quantizer.format.limit * bound).reshape(x_RL.shape)
+    return ((x >= -zero * bound) & (x <= (quantizer.format.limit - zero) * bound)).reshape(x_RL.shape)
 
 
 class _LearnedClip(torch.autograd.Function):
@@ -62,7 +73,7 @@ class _LearnedClip(torch.autograd.Function):
         ctx.quantizer = quantizer
         x_RGE, clip_RG1, _ = _clipped_groups(x, gamma, quantizer)
         scale_RG1 = clip_RG1 / quantizer.format.limit
-        return (quantizer.format.cast(normalised(x_RGE, scale_RG1, quantizer)) * scale_RG1).reshape(x.shape)
+        return (cast_scaled(x_RGE, scale_RG1, None, quantizer.format) * scale_RG1).reshape(x.shape)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -71,7 +82,7 @@ class _LearnedClip(torch.autograd.Function):
         x_RGE, clip_RG1, most_RG1 = _clipped_groups(x, gamma, ctx.quantizer)
         grad_RGE = grad.reshape(x_RGE.shape)
         kept = x_RGE.abs() <= clip_RG1
-        v_RGE = normalised(x_RGE, clip_RG1 / form.limit, ctx.quantizer)
+        v_RGE = normalised(x_RGE, clip_RG1 / form.limit, form)
         by_scale_RGE = torch.where(kept, form.cast(v_RGE) - v_RGE, torch.sign(x_RGE) * form.limit)
         by_gamma_RG = (grad_RGE * by_scale_RGE).sum(-1) * (most_RG1 / form.limit).squeeze(-1)
         grad_x = torch.where(kept, grad_RGE, 0.0).reshape(x.shape).to(x.dtype)

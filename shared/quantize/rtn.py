@@ -22,9 +22,16 @@ class Rounded:
 
 
 @torch.no_grad()
-def round_to_nearest(weight_OI: Tensor, quantizer: Quantizer) -> Rounded:
-    """Quantize in FP32. Raises BitlawError when the group does not divide the inputs."""
-    rounded_OI = fake_quantize(weight_OI, quantizer)
+def round_to_nearest(weight_OI: Tensor, quantizer: Quantizer, seed: int = 0) -> Rounded:
+    """Quantize in FP32; `seed` is that of stochastic rounding, drawn on the CPU and so the same on every device.
+
+    Raises BitlawError when the group does not divide the inputs.
+    """
+    noise_OI = None
+    if quantizer.rounding == "stochastic":
+        generator = torch.Generator().manual_seed(seed)
+        noise_OI = torch.rand(weight_OI.shape, generator=generator).to(weight_OI.device)
+    rounded_OI = fake_quantize(weight_OI, quantizer, noise_OI)
     return measured(rounded_OI, weight_OI, quantizer)
 
 
