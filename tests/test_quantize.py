@@ -409,7 +409,8 @@ def test_one_compiled_function(function: Callable[..., Tensor]) -> None:
     """Of several quantizers: each is right, equal ones share a graph, and a new one costs the old ones nothing."""
     x = matrix(8, 64)
     compiled = torch.compile(function, fullgraph=True)
-    texts = ["INT4@32", "INT2@8", "E2M1@8", "E4M3@8", "E2M1@32", "INT3@16"]
+    torch._dynamo.reset()  # it gives up after eight graphs of one function
+    texts = ["INT4@32", "INT2@8", "E2M1@8", "E4M3@8", "NVFP4", "UINT3@16", "INT8@token:p90"]
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for text in [*texts, *texts]:
         assert torch.equal(compiled(x, quantizer(text)), fake_quantize(x, quantizer(text))), text
@@ -449,6 +450,15 @@ def test_rtn_counts_bits_and_errors() -> None:
     error = (rounded.weight - weight_OI).double().square().sum().item()
     assert rounded.squared_error == pytest.approx(error)
     assert rounded.squared_norm == pytest.approx(weight_OI.double().square().sum().item())
+
+
+def test_rtn_draws_its_noise_from_a_seed() -> None:
+    weight_OI = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    first, same, other = (round_to_nearest(weight_OI, quantizer("INT3@16:sr"), seed).weight for seed in (1, 1, 2))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    scale = weight_OI.unflatten(-1, (-1, 16)).abs().amax(-1) / 3
+    assert ((first - weight_OI).unflatten(-1, (-1, 16)).abs().amax(-1) <= scale * 1.000001).all()
 
 
 def test_rtn_keeps_zeros_extremes_and_itself() -> None:
@@ -538,6 +548,20 @@ def test_a_cell_is_measured_and_leaves_the_model_as_it_was(model: Decoder, windo
     assert rows[2]["loss"] == pytest.approx(quantized, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("form", "group", "bits"),
+    [
+        *(("NF4", "32", 5.0), ("MXFP4", "32", 4.25), ("UINT4", "32", 5.125), ("BINARY", "channel", None)),
+        ("NVFP4", "16", None),
+    ],
+)
+def test_a_cell_of_any_format(model: Decoder, windows: torch.Tensor, form: str, group: str, bits: float | None) -> None:
+    losses = evaluator(model, compiled=False)
+    row = measure(model, Cell("rtn", form, group), losses, windows, losses(windows))
+    assert 0 < float(str(row["relative_mse"])) < 1
+    assert bits is None or row["bits_per_weight"] == pytest.approx(bits)
+
+
 def test_only_the_blocks_matrices_are_quantized(model: Decoder) -> None:
     names = set(block_matrices(model))
     assert len(names) == 7 * SHAPE.n_layer
@@ -550,6 +574,8 @@ def test_only_the_blocks_matrices_are_quantized(model: Decoder) -> None:
         (("gptqq", "INT4", "8"), "method 'gptqq' is unknown"),
         (("rtn", "INT9", "8"), "format 'INT9' is unknown"),
         (("rtn", "INT4", "many"), "group_size 'many'"),
+        (("rtn", "MXFP4", "16"), "MXFP4 has groups of 32"),
+        (("rtn", "BF16", "channel"), "16 bits or more"),
     ],
 )
 def test_bad_cells(cell: tuple[str, str, str], sentence: str) -> None:
