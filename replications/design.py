@@ -118,7 +118,7 @@ def cells_of(want: Expected) -> pd.DataFrame:
                 {
                     "run_id": spec.run_id, "trunk_id": spec.trunk_id, "size": run.size, "corpus": run.corpus,
                     "N": float(spec.shape.n_blocks), "D": float(spec.tokens),
-                    "phase": "cooled" if spec.cooled else "trunk", "seed": str(spec.seed), "method": cell.method,
+                    "phase": spec.phase, "seed": str(spec.seed), "method": cell.method,
                     "format": cell.format, "bits": float(bits), "group_size": cell.group_size,
                     "activation_format": "none", "kv_format": "none", "calibration": "none", "loss": 3.0,
                     "base_run_id": "", "diverged": False, "seconds": np.nan, "numerics_version": "simulated",

@@ -178,7 +178,7 @@ def kept_runs(want: Expected) -> list[Run]:
             run
             for run in want.runs
             if (run.size in part.sizes and run.spec.tokens in part.tokens and run.spec.seed in part.seeds)
-            and ("cooled" if run.spec.cooled else "trunk") in part.phases
+            and run.spec.phase in part.phases
             and run.spec == run.spec.base
         ]
         if not chosen:
@@ -207,10 +207,9 @@ def runs_of(part: RunGroup, pool: Pool, profile: Profile, corpus: str, corpus_sh
                         seed=seed, learning_rate=learning_rate, tokens=part.tokens[0], cooled=False, **known,
                     )  # fmt: skip
                     runs += [
-                        Run(replace(first, tokens=tokens, cooled=cooled), size, corpus)
+                        Run(replace(first, tokens=tokens, cooled=phase == "cooled"), size, corpus)
                         for tokens in part.tokens
-                        for cooled in (False, True)
-                        if ("cooled" if cooled else "trunk") in part.phases
+                        for phase in part.phases
                     ]
     return runs
 

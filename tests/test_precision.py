@@ -354,3 +354,22 @@ def test_a_weight_quantized_model_is_exported_as_a_plain_one() -> None:
     attach(model, INTEGER)
     with pytest.raises(BitlawError, match="casts more than weights"):
         baked(model)
+
+
+# Dynamo itself makes an instance of the function that it traces.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_six_inputs_compiled_are_the_eager_ones() -> None:
+    """Several quantizers through one compiled function: each keeps its own numbers (see `constant`)."""
+    x_BTI, list_OI, g_BTO = tensors(3)
+    inputs = [x_BTI.requires_grad_(), *(w.requires_grad_() for w in list_OI)]
+    made = [
+        Product(roles(weights=text, weights_backward=text, activations_backward=text), 64, learn=False)
+        for text in ("INT4@32", "E2M1@8", "INT2@8")
+    ]
+    compiled = torch.compile(lambda product, x, weights: product(x, weights), dynamic=False)
+    for product in made:
+        y_BTO, again_BTO = product(x_BTI, list_OI), compiled(product, x_BTI, list_OI)
+        assert torch.equal(y_BTO, again_BTO)
+        grads, others = (torch.autograd.grad(y, inputs, g_BTO) for y in (y_BTO, again_BTO))
+        for one, other in zip(grads, others, strict=True):
+            assert torch.allclose(one, other, atol=1e-5)

@@ -243,9 +243,8 @@ def print_cost(profile: str, want: "Expected", runs: "list[Run]", workers: int, 
         before = 0.0
         for number, run in enumerate(members, start=1):
             upto = expected_seconds(members[:number], speeds)
-            phase = "cooled" if run.spec.cooled else "trunk"
             table.add_row(
-                f"{run.spec.run_id} {run.size} seed {run.spec.seed} {phase}", f"{run.spec.shape.n_blocks:,}",
+                f"{run.spec.run_id} {run.size} seed {run.spec.seed} {run.spec.phase}", f"{run.spec.shape.n_blocks:,}",
                 tokens_label(run.spec.tokens), f"{run.spec.train_flops:.1e}", duration(upto - before),
                 f"{memory_bytes(run.spec) / 2**30:.1f} GiB",
             )  # fmt: skip

@@ -29,10 +29,11 @@ def keep(ledger: Ledger, runs: list[Run], folder: Path) -> int:
             raise BitlawError(f"run {run_id} ({run.label}) has no checkpoint in {ledger.build}: train it first")
         weights = ledger.weights(run_id)
         path = folder / f"{run_id}.safetensors"
-        if not path.exists() or checksum(load(path)[0]) != checksum(weights):
+        sha256 = checksum(weights)
+        if not path.exists() or checksum(load(path)[0]) != sha256:
             save(path, weights, {"run_id": run_id})
         size += path.stat().st_size
-        index[run_id] = run.to_json() | {"loss": float(f"{result['loss']:.6g}"), "tensors_sha256": checksum(weights)}
+        index[run_id] = run.to_json() | {"loss": result["loss"], "tensors_sha256": sha256}
     write_json(folder / "index.json", index)
     return size
 

@@ -46,17 +46,7 @@ class Ledger:
     def result(self, run_id: str, warn: Callable[[str], None]) -> Result | None:
         """The result of a finished run. A damaged one is named through `warn`, removed, and counts as not finished."""
         path = self.run_folder(run_id) / "result.json"
-        if not path.exists():
-            return None
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(value, dict) or value.get("run_id") != run_id:
-                raise BitlawError(f"it is not the result of run {run_id}")
-        except ValueError as error:
-            warn(f"{path}: is damaged, {error} (removed: the run is done again)")
-            path.unlink(missing_ok=True)
-            return None
-        return value
+        return read_or_remove(path, run_id, "the result", "the run is done again", warn)
 
     def weights(self, run_id: str) -> dict[str, Tensor]:
         """Raises DamagedFileError."""
@@ -86,14 +76,19 @@ class Ledger:
 
     def cell(self, run_id: str, cell: str, warn: Callable[[str], None]) -> Result | None:
         path = self.cell_file(run_id, cell)
-        if not path.exists():
-            return None
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(value, dict) or value.get("run_id") != run_id:
-                raise BitlawError(f"it is not a measurement of run {run_id}")
-        except ValueError as error:
-            warn(f"{path}: is damaged, {error} (removed: the cell is measured again)")
-            path.unlink(missing_ok=True)
-            return None
-        return value
+        return read_or_remove(path, run_id, "a measurement", "the cell is measured again", warn)
+
+
+def read_or_remove(path: Path, run_id: str, what: str, then: str, warn: Callable[[str], None]) -> Result | None:
+    """What a run left in a file, or None. A damaged one, or another run's, is named through `warn` and removed."""
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict) or value.get("run_id") != run_id:
+            raise BitlawError(f"it is not {what} of run {run_id}")
+    except ValueError as error:
+        warn(f"{path}: is damaged, {error} (removed: {then})")
+        path.unlink(missing_ok=True)
+        return None
+    return value

@@ -119,6 +119,10 @@ class RunSpec:
         return digest({name: value for name, value in known.items() if name not in ("tokens", "cooled")})
 
     @property
+    def phase(self) -> str:
+        return "cooled" if self.cooled else "trunk"
+
+    @property
     def train_flops(self) -> float:
         return float(self.shape.flops_per_token()) * self.tokens
 
@@ -150,9 +154,10 @@ class Run:
 
     @property
     def label(self) -> str:
-        phase = "cooled" if self.spec.cooled else "trunk"
         how = "".join(f" {n}={v}" for n, v in canonical(self.spec).items() if n in COMPRESSION)
-        return f"{self.size} {self.corpus}{how} seed {self.spec.seed} D={tokens_label(self.spec.tokens)} {phase}"
+        return (
+            f"{self.size} {self.corpus}{how} seed {self.spec.seed} D={tokens_label(self.spec.tokens)} {self.spec.phase}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {"spec": canonical(self.spec), "size": self.size, "corpus": self.corpus}
