@@ -34,7 +34,7 @@ def causal_attention(q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, fast: bool)
         q_BHTK, k_BHTK, v_BHTK = (x.transpose(1, 2) for x in (q_BTHK, k_BTHK, v_BTHK))
         return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True).transpose(1, 2)
     T, K = q_BTHK.shape[1], q_BTHK.shape[3]
-    if fast and q_BTHK.dtype == torch.bfloat16 and T % kernels.BLOCK == 0 and K % 2 == 0:
+    if fast and q_BTHK.dtype == torch.bfloat16 and T % kernels.BLOCK == 0 and K % kernels.BLOCK == 0:
         out_BTHK: Tensor = kernels.attention(q_BTHK, k_BTHK, v_BTHK)[0]
         return out_BTHK
     return plain(q_BTHK, k_BTHK, v_BTHK)

@@ -4,18 +4,17 @@
 // Attention. Letters: B sequences, T positions, H heads, K head size, R rows of a block; (B, T, H, K), contiguous.
 // One head of one sequence fits in the second-level cache, so that only q, k, v, o and their gradients meet memory:
 // scores are made again in the backward pass from the log-sum-exp of each row (Dao et al., arXiv 2205.14135).
-// Products go through torch's brgemm, which takes its second factor in pairs of rows ("VNNI": [rows / 2][columns][2]).
+// Products are tile instructions (AMX): 16 rows of 32 BF16 values times 32 rows of 16 columns, added to 16 x 16 in
+// FP32. Their second factor comes in pairs of rows: [rows / 2][columns][2].
 
-#include <ATen/native/CPUBlas.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
-
-using bf16 = at::BFloat16;
-using at::native::cpublas::brgemm;
 
 namespace {
 
@@ -35,7 +34,7 @@ inline uint16_t to_bf16(float x) {  // nearest, ties to even; the values here ar
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-// exp(x), held within e^-87 and e^87, to 2 units in the last place: 2^n e^f with |f| <= ln(2) / 2, Taylor to the 6th power.
+// exp(x), held within e^-87 and e^87, to 2 units in the last place: 2^n e^f with |f| <= ln(2) / 2, Taylor to the 6th.
 inline float exponential(float x) {
   x = x < -87.0f ? -87.0f : x;
   x = x > 87.0f ? 87.0f : x;
@@ -51,17 +50,126 @@ inline float exponential(float x) {
   return p;
 }
 
+constexpr int64_t TILE = 16;  // rows of a tile, and its columns in FP32 or in pairs of BF16 values
+
+struct TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// 16 x 16 words of 32 bits, transposed in four rounds of exchanges between rows 1, 2, 4 and 8 apart.
+void transpose(const uint32_t* x, int64_t x_stride, uint32_t* out, int64_t out_stride) {
+  __m512i rows[16];
+  for (int i = 0; i < 16; ++i) rows[i] = _mm512_loadu_si512(x + i * x_stride);
+  const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+#pragma GCC unroll 4
+  for (int apart = 1; apart < 16; apart *= 2) {
+    // From row i its words whose bit is clear, and where it is set those of the other row `apart` to the left.
+    const __mmask16 set = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(apart));
+    const __m512i shifted = _mm512_sub_epi32(lane, _mm512_set1_epi32(apart));
+    const __m512i low = _mm512_mask_add_epi32(lane, set, shifted, _mm512_set1_epi32(16));
+    const __m512i onward = _mm512_add_epi32(lane, _mm512_set1_epi32(apart));
+    const __m512i high = _mm512_mask_add_epi32(onward, set, lane, _mm512_set1_epi32(16));
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+      if (i & apart) continue;
+      const __m512i a = rows[i], b = rows[i + apart];
+      rows[i] = _mm512_permutex2var_epi32(a, low, b);
+      rows[i + apart] = _mm512_permutex2var_epi32(a, high, b);
+    }
+  }
+  for (int i = 0; i < 16; ++i) _mm512_storeu_si512(out + i * out_stride, rows[i]);
+}
+
 // (T, K) rows with a stride -> [K / 2][T][2]: the transpose, as a second factor.
 void pack_transposed(const uint16_t* x, int64_t stride, int64_t T, int64_t K, uint32_t* out) {
-  for (int64_t t = 0; t < T; ++t)
-    for (int64_t k = 0; k < K / 2; ++k) std::memcpy(&out[k * T + t], &x[t * stride + 2 * k], 4);
+  for (int64_t t = 0; t < T; t += TILE)
+    for (int64_t k = 0; k < K / 2; k += TILE)
+      transpose(reinterpret_cast<const uint32_t*>(x + t * stride + 2 * k), stride / 2, out + k * T + t, T);
+}
+
+// Two rows of 32 values -> 32 pairs.
+inline void pairs(const uint16_t* even, const uint16_t* odd, uint32_t* out) {
+  const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(even)));
+  const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(odd)));
+  _mm512_storeu_si512(out, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
 }
 
 // (T, K) rows with a stride -> [T / 2][K][2]: as it is, as a second factor.
 void pack_rows(const uint16_t* x, int64_t stride, int64_t T, int64_t K, uint32_t* out) {
-  for (int64_t t = 0; t < T / 2; ++t) {
-    const uint16_t *even = x + 2 * t * stride, *odd = even + stride;
-    for (int64_t k = 0; k < K; ++k) out[t * K + k] = even[k] | static_cast<uint32_t>(odd[k]) << 16;
+  for (int64_t t = 0; t < T / 2; ++t)
+    for (int64_t k = 0; k < K; k += TILE) pairs(x + 2 * t * stride + k, x + (2 * t + 1) * stride + k, out + t * K + k);
+}
+
+// `exponential` of 16 values.
+inline __m512 exponential(__m512 x) {
+  x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87.0f)), _mm512_set1_ps(87.0f));
+  const __m512 magic = _mm512_set1_ps(12582912.0f), one = _mm512_set1_ps(1.0f);
+  const __m512 shifted = _mm512_fmadd_ps(x, _mm512_set1_ps(1.44269504089f), magic);
+  const __m512 n = _mm512_sub_ps(shifted, magic);
+  __m512 f = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+  f = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), f);
+  __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(1.0f / 720), _mm512_set1_ps(1.0f / 120));
+  p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(1.0f / 24));
+  p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(1.0f / 6));
+  p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(0.5f));
+  p = _mm512_fmadd_ps(f, p, one);
+  p = _mm512_fmadd_ps(f, p, one);
+  return _mm512_castsi512_ps(
+      _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
+}
+
+// Sums of 16 rows of 32 values, one lane a row, each from its first value on: the order that NUMERICS_VERSION 2 fixed.
+inline __m512 row_sums(const float* x) {
+  float columns[2 * TILE * TILE];
+  for (int64_t half = 0; half < 2; ++half)
+    transpose(reinterpret_cast<const uint32_t*>(x + half * TILE), R,
+              reinterpret_cast<uint32_t*>(columns + half * TILE * TILE), TILE);
+  __m512 sum = _mm512_setzero_ps();
+  for (int64_t c = 0; c < 2 * TILE; ++c) sum = _mm512_add_ps(sum, _mm512_loadu_ps(columns + c * TILE));
+  return sum;
+}
+
+inline __m512 load_bf16(const uint16_t* x) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+inline void store_bf16(uint16_t* out, __m512 x) {  // nearest, ties to even
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
+}
+
+// out (32, columns) = a (32, depth) times b in pairs of rows, plus what out holds; strides in elements (b's in pairs).
+inline void product(bool add, int64_t columns, int64_t depth, const uint16_t* a, int64_t a_stride, const uint32_t* b,
+                    int64_t b_stride, float* out, int64_t out_stride) {
+  for (int64_t c = 0; c < columns; c += 2 * TILE) {
+    float *low = out + c, *high = low + TILE * out_stride;
+    if (add) {
+      _tile_loadd(0, low, out_stride * 4);
+      _tile_loadd(1, low + TILE, out_stride * 4);
+      _tile_loadd(2, high, out_stride * 4);
+      _tile_loadd(3, high + TILE, out_stride * 4);
+    } else {
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+    }
+    for (int64_t d = 0; d < depth; d += 2 * TILE) {
+      _tile_loadd(4, a + d, a_stride * 2);
+      _tile_loadd(6, b + d / 2 * b_stride + c, b_stride * 4);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(7, b + d / 2 * b_stride + c + TILE, b_stride * 4);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_loadd(5, a + TILE * a_stride + d, a_stride * 2);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, low, out_stride * 4);
+    _tile_stored(1, low + TILE, out_stride * 4);
+    _tile_stored(2, high, out_stride * 4);
+    _tile_stored(3, high + TILE, out_stride * 4);
   }
 }
 
@@ -69,7 +177,11 @@ void pack_rows(const uint16_t* x, int64_t stride, int64_t T, int64_t K, uint32_t
 
 extern "C" {
 
-bool supported() { return at::native::cpublas::could_pack(at::kBFloat16); }
+// The kernel keeps the tiles' registers from a process until it asks for them.
+bool supported() {
+  constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18;
+  return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+}
 
 void attention(const uint16_t* q, const uint16_t* k, const uint16_t* v, uint16_t* o, float* lse,
              int64_t B, int64_t T, int64_t H, int64_t K) {
@@ -78,6 +190,8 @@ void attention(const uint16_t* q, const uint16_t* k, const uint16_t* v, uint16_t
   std::vector<uint32_t> k_packed(T * K / 2), v_packed(T * K / 2);
   std::vector<float> scores(R * T), mixed(R * K);
   std::vector<uint16_t> weights(R * T);
+  const TileConfig config;
+  _tile_loadconfig(&config);
   for (int64_t b = 0; b < B; ++b)
     for (int64_t h = 0; h < H; ++h) {
       const int64_t offset = b * T * stride + h * K;
@@ -85,99 +199,135 @@ void attention(const uint16_t* q, const uint16_t* k, const uint16_t* v, uint16_t
       pack_rows(v + offset, stride, T, K, v_packed.data());
       for (int64_t i = 0; i < T; i += R) {
         const int64_t n = i + R;
-        brgemm(R, n, K, stride, T, T, false, reinterpret_cast<const bf16*>(q + offset + i * stride),
-               reinterpret_cast<const bf16*>(k_packed.data()), scores.data());
-        float inverse[R];
+        product(false, n, K, q + offset + i * stride, stride, k_packed.data(), T, scores.data(), T);
+        float inverse[R], total[R], tops[R], sums[R * R];
         for (int64_t r = 0; r < R; ++r) {
-          float* row = scores.data() + r * T;
+          const float* row = scores.data() + r * T;
           uint16_t* weight = weights.data() + r * T;
-          for (int64_t j = i + r + 1; j < n; ++j) row[j] = MASKED;
-          float top = row[0];
-#pragma omp simd reduction(max : top)
-          for (int64_t j = 0; j < n; ++j) top = row[j] > top ? row[j] : top;
-          float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-          for (int64_t j = 0; j < n; ++j) {
-            float e = exponential((row[j] - top) * scale);
-            e = row[j] == MASKED ? 0.0f : e;
-            sum += e;
-            weight[j] = to_bf16(e);
+          // The past ends inside the last two vectors.
+          const int64_t last = i + r + 1 - (n - R);
+          const __mmask16 first = last >= TILE ? 0xffff : (1u << last) - 1;
+          const __mmask16 second = last > TILE ? (1u << (last - TILE)) - 1 : 0;
+          __m512 largest = _mm512_set1_ps(MASKED);
+          for (int64_t j = 0; j < n - R; j += TILE) largest = _mm512_max_ps(largest, _mm512_loadu_ps(row + j));
+          largest = _mm512_mask_max_ps(largest, first, largest, _mm512_loadu_ps(row + n - R));
+          largest = _mm512_mask_max_ps(largest, second, largest, _mm512_loadu_ps(row + n - TILE));
+          const float top = _mm512_reduce_max_ps(largest);
+          const __m512 top_16 = _mm512_set1_ps(top), scale_16 = _mm512_set1_ps(scale);
+          __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+          for (int64_t j = 0; j < n; j += R) {
+            const bool end = j == n - R;
+            for (int half = 0; half < 2; ++half) {
+              const __mmask16 past = !end ? 0xffff : half ? second : first;
+              const __m512 x = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(row + j + half * TILE), top_16), scale_16);
+              const __m512 e = _mm512_maskz_mov_ps(past, exponential(x));
+              sum[half] = _mm512_add_ps(sum[half], e);
+              store_bf16(weight + j + half * TILE, e);
+            }
           }
-          inverse[r] = 1.0f / sum;
-          lse[(b * H + h) * T + i + r] = top * scale + std::log(sum);
+          _mm512_storeu_ps(sums + r * R, sum[0]);
+          _mm512_storeu_ps(sums + r * R + TILE, sum[1]);
+          tops[r] = top;
         }
-        brgemm(R, K, n, T, K, K, false, reinterpret_cast<const bf16*>(weights.data()),
-               reinterpret_cast<const bf16*>(v_packed.data()), mixed.data());
+        for (int64_t r = 0; r < R; r += TILE) {
+          const __m512 sum_16 = row_sums(sums + r * R);
+          _mm512_storeu_ps(total + r, sum_16);
+          _mm512_storeu_ps(inverse + r, _mm512_div_ps(_mm512_set1_ps(1.0f), sum_16));
+        }
+        for (int64_t r = 0; r < R; ++r) lse[(b * H + h) * T + i + r] = tops[r] * scale + std::log(total[r]);
+        product(false, K, n, weights.data(), T, v_packed.data(), K, mixed.data(), K);
         for (int64_t r = 0; r < R; ++r)
-          for (int64_t x = 0; x < K; ++x)
-            o[offset + (i + r) * stride + x] = to_bf16(mixed[r * K + x] * inverse[r]);
+          for (int64_t x = 0; x < K; x += TILE)
+            store_bf16(o + offset + (i + r) * stride + x,
+                       _mm512_mul_ps(_mm512_loadu_ps(mixed.data() + r * K + x), _mm512_set1_ps(inverse[r])));
       }
     }
-  at::native::cpublas::brgemm_release();
+  _tile_release();
 }
 
 void attention_backward(const uint16_t* g, const uint16_t* q, const uint16_t* k, const uint16_t* v, const uint16_t* o,
               const float* lse, uint16_t* dq, uint16_t* dk, uint16_t* dv, int64_t B, int64_t T, int64_t H, int64_t K) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(K));
   const int64_t stride = H * K;
-  const int64_t half = T * K / 2;
-  std::vector<uint32_t> q_columns(half), g_columns(half), q_rows(half), g_rows(half), ds_pairs(R / 2 * T);
-  std::vector<uint16_t> k_transposed(K * T), p(R * T), ds(R * T);
-  std::vector<float> s(R * T), dp(R * T), dq_KT(K * T), out(R * K), delta(T);
+  const int64_t words = T * K / 2;
+  const __m512 scale_16 = _mm512_set1_ps(scale);
+  std::vector<uint32_t> k_columns(words), q_columns(words), g_columns(words), q_rows(words), g_rows(words);
+  std::vector<uint16_t> k_transposed(K * T);
+  std::vector<float> dq_KT(K * T), dq_TK(TILE * K), dv_RK(R * K), dk_RK(R * K), delta(T);
+  alignas(64) float s[R * R], dp[R * R];
+  alignas(64) uint16_t p[R * R], ds[R * R];
+  alignas(64) uint32_t ds_pairs[R / 2 * R];
+  float sums[TILE * R];
+  const TileConfig config;
+  _tile_loadconfig(&config);
   for (int64_t b = 0; b < B; ++b)
     for (int64_t h = 0; h < H; ++h) {
       const int64_t offset = b * T * stride + h * K;
       const float* lse_T = lse + (b * H + h) * T;
+      pack_transposed(k + offset, stride, T, K, k_columns.data());
       pack_transposed(q + offset, stride, T, K, q_columns.data());
       pack_transposed(g + offset, stride, T, K, g_columns.data());
       pack_rows(q + offset, stride, T, K, q_rows.data());
       pack_rows(g + offset, stride, T, K, g_rows.data());
-      for (int64_t t = 0; t < T; ++t) {
-        const int64_t at = offset + t * stride;
-        float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t x = 0; x < K; ++x) {
-          sum += from_bf16(g[at + x]) * from_bf16(o[at + x]);
-          k_transposed[x * T + t] = k[at + x];
+      for (int64_t x = 0; x < K / 2; ++x)
+        for (int64_t t = 0; t < T; ++t) {
+          k_transposed[2 * x * T + t] = static_cast<uint16_t>(k_columns[x * T + t]);
+          k_transposed[(2 * x + 1) * T + t] = static_cast<uint16_t>(k_columns[x * T + t] >> 16);
         }
-        delta[t] = sum;
-      }
-      for (int64_t j = 0; j < T; j += R) {  // rows are keys, columns the queries i >= j
-        const int64_t n = T - j;
-        brgemm(R, n, K, stride, T, n, false, reinterpret_cast<const bf16*>(k + offset + j * stride),
-               reinterpret_cast<const bf16*>(q_columns.data() + j), s.data());
-        brgemm(R, n, K, stride, T, n, false, reinterpret_cast<const bf16*>(v + offset + j * stride),
-               reinterpret_cast<const bf16*>(g_columns.data() + j), dp.data());
-        for (int64_t r = 0; r < R; ++r) {
-          const float *s_row = s.data() + r * n, *dp_row = dp.data() + r * n;
-          uint16_t *p_row = p.data() + r * n, *ds_row = ds.data() + r * n;
-          for (int64_t i = 0; i < n; ++i) {
-            float log_weight = s_row[i] * scale - lse_T[j + i];
-            float weight = exponential(log_weight > 0.0f ? 0.0f : log_weight);
-            p_row[i] = to_bf16(weight);
-            ds_row[i] = to_bf16(weight * (dp_row[i] - delta[j + i]) * scale);
+      for (int64_t t = 0; t < T; t += TILE) {
+        for (int64_t r = 0; r < TILE; ++r)
+          for (int64_t half = 0; half < 2; ++half) {
+            const int64_t at = offset + (t + r) * stride + half * TILE;
+            __m512 sum = _mm512_setzero_ps();
+            for (int64_t x = 0; x < K; x += R) sum = _mm512_fmadd_ps(load_bf16(g + at + x), load_bf16(o + at + x), sum);
+            _mm512_storeu_ps(sums + r * R + half * TILE, sum);
           }
-          for (int64_t i = 0; i < r; ++i) p_row[i] = ds_row[i] = 0;  // queries before the key
-        }
-        for (int64_t r = 0; r < R / 2; ++r) {
-          const uint16_t *even = ds.data() + 2 * r * n, *odd = even + n;
-          for (int64_t i = 0; i < n; ++i) ds_pairs[r * n + i] = even[i] | static_cast<uint32_t>(odd[i]) << 16;
-        }
-        brgemm(K, n, R, T, n, T, j > 0, reinterpret_cast<const bf16*>(k_transposed.data() + j),
-               reinterpret_cast<const bf16*>(ds_pairs.data()), dq_KT.data() + j);
-        brgemm(R, K, n, n, K, K, false, reinterpret_cast<const bf16*>(p.data()),
-               reinterpret_cast<const bf16*>(g_rows.data() + j / 2 * K), out.data());
-        for (int64_t r = 0; r < R; ++r)
-          for (int64_t x = 0; x < K; ++x) dv[offset + (j + r) * stride + x] = to_bf16(out[r * K + x]);
-        brgemm(R, K, n, n, K, K, false, reinterpret_cast<const bf16*>(ds.data()),
-               reinterpret_cast<const bf16*>(q_rows.data() + j / 2 * K), out.data());
-        for (int64_t r = 0; r < R; ++r)
-          for (int64_t x = 0; x < K; ++x) dk[offset + (j + r) * stride + x] = to_bf16(out[r * K + x]);
+        _mm512_storeu_ps(delta.data() + t, row_sums(sums));
       }
-      for (int64_t t = 0; t < T; ++t)
-        for (int64_t x = 0; x < K; ++x) dq[offset + t * stride + x] = to_bf16(dq_KT[x * T + t]);
+      for (int64_t j = 0; j < T; j += R)  // rows are keys, columns the queries i >= j
+        for (int64_t i = j; i < T; i += R) {
+          product(false, R, K, k + offset + j * stride, stride, q_columns.data() + i, T, s, R);
+          product(false, R, K, v + offset + j * stride, stride, g_columns.data() + i, T, dp, R);
+          for (int64_t half = 0; half < R; half += TILE) {
+            const __m512 lse_16 = _mm512_loadu_ps(lse_T + i + half);
+            const __m512 delta_16 = _mm512_loadu_ps(delta.data() + i + half);
+            for (int64_t r = 0; r < R; ++r) {
+              const int64_t at = r * R + half;
+              const __m512 log_weight = _mm512_fmsub_ps(_mm512_loadu_ps(s + at), scale_16, lse_16);
+              // On the diagonal, queries before the key do not see it.
+              const int64_t before = i > j || r <= half ? 0 : r - half;
+              const __mmask16 seen = before >= TILE ? 0 : 0xffff << before;
+              const __m512 any = exponential(_mm512_min_ps(log_weight, _mm512_setzero_ps()));
+              const __m512 weight = _mm512_maskz_mov_ps(seen, any);
+              const __m512 difference = _mm512_sub_ps(_mm512_loadu_ps(dp + at), delta_16);
+              store_bf16(p + at, weight);
+              store_bf16(ds + at, _mm512_mul_ps(_mm512_mul_ps(weight, difference), scale_16));
+            }
+          }
+          for (int64_t r = 0; r < R / 2; ++r)
+            for (int64_t x = 0; x < R; x += TILE)
+              pairs(ds + 2 * r * R + x, ds + (2 * r + 1) * R + x, ds_pairs + r * R + x);
+          for (int64_t x = 0; x < K; x += R)
+            product(j > 0, R, R, k_transposed.data() + x * T + j, T, ds_pairs, R, dq_KT.data() + x * T + i, T);
+          product(i > j, K, R, p, R, g_rows.data() + i / 2 * K, K, dv_RK.data(), K);
+          product(i > j, K, R, ds, R, q_rows.data() + i / 2 * K, K, dk_RK.data(), K);
+          if (i + R == T)
+            for (int64_t r = 0; r < R; ++r)
+              for (int64_t x = 0; x < K; x += TILE) {
+                store_bf16(dv + offset + (j + r) * stride + x, _mm512_loadu_ps(dv_RK.data() + r * K + x));
+                store_bf16(dk + offset + (j + r) * stride + x, _mm512_loadu_ps(dk_RK.data() + r * K + x));
+              }
+        }
+      for (int64_t t = 0; t < T; t += TILE) {
+        for (int64_t x = 0; x < K; x += TILE)
+          transpose(reinterpret_cast<const uint32_t*>(dq_KT.data() + x * T + t), T,
+                    reinterpret_cast<uint32_t*>(dq_TK.data() + x), K);
+        for (int64_t r = 0; r < TILE; ++r)
+          for (int64_t x = 0; x < K; x += TILE)
+            store_bf16(dq + offset + (t + r) * stride + x, _mm512_loadu_ps(dq_TK.data() + r * K + x));
+      }
     }
-  at::native::cpublas::brgemm_release();
+  _tile_release();
 }
 
 // Cross-entropy of rows of V logits: loss = lse - logit of the target, and lse for the backward pass.

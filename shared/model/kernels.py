@@ -36,36 +36,35 @@ FLAGS = [
     "-fPIC",
     "-shared",
 ]
-BLOCK = 32  # rows of a block of attention in kernels.cpp; positions come in multiples of it
+NEEDED = {"avx512f", "avx512bw", "avx512_bf16", "amx_tile", "amx_bf16"}
+BLOCK = 32  # rows of a block of attention in kernels.cpp; positions and head sizes come in multiples of it
 
 
 @cache
 def usable() -> bool:
-    """Whether this machine has what the kernels call: Linux, AVX-512, and torch's BF16 tile products."""
-    if sys.platform != "linux" or torch.backends.cpu.get_cpu_capability() != "AVX512":
+    """Whether this machine has what the kernels call: Linux, AVX-512 with BF16, and its tiles (AMX)."""
+    if sys.platform != "linux" or not NEEDED.issubset(instructions().split()):
         return False
     return bool(library().supported())
 
 
 @cache
 def library() -> ctypes.CDLL:
-    """Compile `kernels.cpp` once per source, flags, torch and processor, into the user's cache folder.
+    """Compile `kernels.cpp` once per source, flags and processor, into the user's cache folder.
 
     Raises BitlawError without a C++ compiler, or when it fails.
     """
     from torch._inductor.cpp_builder import get_cpp_compiler
 
-    root = Path(torch.__file__).parent
     key = hashlib.sha256(SOURCE.read_bytes())
-    for part in (*FLAGS, torch.__version__, instructions()):
+    for part in (*FLAGS, instructions()):
         key.update(part.encode())
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitlaw"
     path = folder / f"kernels-{key.hexdigest()[:16]}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            command = [get_cpp_compiler(), *FLAGS, f"-I{root / 'include'}", "-o", str(temporary), str(SOURCE)]
-            command += [f"-L{root / 'lib'}", "-ltorch_cpu", "-lc10"]
+            command = [get_cpp_compiler(), *FLAGS, "-o", str(temporary), str(SOURCE)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise BitlawError(f"{SOURCE}: the C++ compiler failed ({done.stderr.strip()[-200:]})")
