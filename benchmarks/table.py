@@ -26,6 +26,7 @@ def summary(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
         add(f"times_faster_than_trainer_{mode}", "times_faster", f"-{mode}]", min)
     for name in ("W4_channel", "W4A4_g32", "W4A4_g8", "E2M1_b8_P2_P4_P6"):
         add(f"{name}_step_over_unquantized", f"{name}_ratio", "overhead", max)
+    add("share_of_gemm_peak", "share_of_gemm_peak", "share_of_the_gemm_peak", min)
     add("times_faster_than_torchao_linear", "times_faster_than_torchao", "torchao", min)
     add("times_faster_than_compiled_torchao_linear", "times_faster_than_torchao_compiled", "torchao", min)
     add("chinchilla_fit_times_faster_than_scipy", "times_faster_than_scipy", "chinchilla", min)

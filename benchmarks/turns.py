@@ -33,8 +33,7 @@ def ratio(seconds: dict[str, list[float]], name: str, peer: str) -> float:
     return statistics.median(a / b for a, b in zip(seconds[name], seconds[peer], strict=True))
 
 
-def gemm_peak(size: int = 2048, rounds: int = 7) -> float:
-    """FLOP/s of a square BF16 product on this machine with the threads that torch has now: the best of some."""
+def gemm(size: int = 2048) -> tuple[Callable[[], object], float]:
+    """A square BF16 product, and its FLOPs: the machine's limit with the threads that torch has now."""
     a, b = (torch.randn(size, size).bfloat16() for _ in range(2))
-    seconds = in_turns({"gemm": lambda: a @ b}, rounds)["gemm"]
-    return float(2 * size**3 / min(seconds))
+    return lambda: a @ b, 2.0 * size**3
