@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pandas as pd
 
-from replications.comparison import derived, elasticities
+from replications.comparison import derived, elasticities, orders
 from replications.comparison import figures as comparison_figures
 from replications.papers import GUIDE, HELD_OUT, HERE, PAPERS, REFITS, Paper, all_published, find
 from shared.errors import BitlawError
@@ -66,10 +66,13 @@ def compare(reports: Path) -> list[Path]:
     write_json(target, rows)
     derivations = target.parent / "derived.json"
     write_json(derivations, derived.derived(published))
+    ordered = target.parent / "orders.json"
+    runs = reports / "runs.csv"
+    write_json(ordered, orders.judge(runs) if runs.exists() else [])
     phases = phase_points(FIRST, reports)
     with style.theme():
         drawings = comparison_figures.draw(read_json(target), phases["cooled"], phases["trunk"])
-        return [target, derivations, *write_gallery(target.parent, drawings)]
+        return [target, derivations, ordered, *write_gallery(target.parent, drawings)]
 
 
 def fits(reports: Path) -> list[PaperFit]:
@@ -91,10 +94,12 @@ def write_report(reports: Path) -> Path:
     shown = [_section(find(paper), found.get(paper), judged[paper], reports) for paper in (*PAPERS, GUIDE.name)]
     compared = reports / COMPARISON / "elasticities.json"
     rows = read_json(compared) if compared.exists() else []
+    ordered = reports / COMPARISON / "orders.json"
+    pairs = read_json(ordered) if ordered.exists() else []
     write_json(reports / "metrics.json", metrics.flat_metrics(list(found.values()), judged, source))
     metrics.write_plots(reports / "plots", list(found.values()), phase_points(FIRST, reports))
     target = reports / "index.html"
-    write_text(target, page.render(shown, source, rows, read_gallery(reports / COMPARISON)))
+    write_text(target, page.render(shown, source, rows, pairs, read_gallery(reports / COMPARISON)))
     return target
 
 

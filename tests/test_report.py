@@ -354,11 +354,15 @@ def test_deviations_reach_the_page_and_their_absence_is_said(reports: Path) -> N
         deviations=blocks(section(README, "Deviations")),
     )
     source = provenance(reports)
-    text = page.render([paper], source, [], [])
+    order = {"statement": "two < three", "size": "S", "tokens": 4194304.0, "seeds": 3, "worse": 0.3, "better": 0.1}
+    order |= {"value": 0.2, "low": 0.1, "high": 0.3, "verdict": "holds"}
+    text = page.render([paper], source, [], [order], [])
+    assert "two &lt; three" in text
+    assert "Needs runs: no pair" not in text
     assert "<code>code</code>" in text
     assert "<strong>strong &lt;b&gt;</strong>" in text
     assert "<li>one goes on</li>" in text
-    bare = Page(page.render([replace(paper, deviations=[])], source, [], []))
+    bare = Page(page.render([replace(paper, deviations=[])], source, [], [], []))
     assert "replications/a/README.md has no section “Deviations”" in bare.text
 
 

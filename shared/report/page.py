@@ -51,9 +51,11 @@ def render(
     papers: list[Paper],
     provenance: Provenance,
     elasticities: list[Mapping[str, Any]],
+    orders: list[Mapping[str, Any]],
     comparison_figures: list[Shown],
 ) -> str:
-    """The page. `elasticities` are rows {"law", "label", "D", "N", "bits"} of estimates or None."""
+    """The page. `elasticities` are rows {"law", "label", "D", "N", "bits"} of estimates or None, `orders` rows
+    {"statement", "size", "tokens", "seeds", "worse", "better", "value", "low", "high", "verdict"}."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -70,6 +72,7 @@ def render(
         claims=claims,
         ledger=ledger(claims),
         elasticities=[{**row, **{name: _estimate(row[name]) for name in ("D", "N", "bits")}} for row in elasticities],
+        orders=[{**row, "difference": _estimate(row)} for row in orders if row["value"] is not None],
         comparison_figures=comparison_figures,
     )
 
