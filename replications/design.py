@@ -112,7 +112,7 @@ def cells_of(want: Expected) -> pd.DataFrame:
             continue
         for cell in want.cells.get(spec.run_id, []):
             bits = cell.format.removeprefix("INT")
-            if not bits.isdigit() or cell.group_size != GROUP_SIZE:
+            if cell.method != "rtn" or not bits.isdigit() or cell.group_size != GROUP_SIZE:
                 continue
             rows.append(
                 {
@@ -249,4 +249,4 @@ def read_measured(reports: Path) -> pd.DataFrame | None:
     if not all(path.exists() for path in tables):
         return None
     pool = read_pool(*tables)
-    return pool[~pool["diverged"] & (pool["base_run_id"] == "")]
+    return pool[~pool["diverged"] & (pool["base_run_id"] == "") & (pool["method"] == "rtn")]

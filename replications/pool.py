@@ -57,6 +57,8 @@ class CellGroup(Strict):
     formats: list[str]
     group_sizes: list[str]
     seeds: list[int]
+    # Only of runs that train unquantized and dense: methods that look at text need plain products.
+    plain_runs: bool = False
 
 
 class Profile(Strict):
@@ -164,9 +166,9 @@ def expand(
             )
         for cell_part in profile.measurements[group]:
             for run in runs:
-                if run.spec.seed in cell_part.seeds:
+                if run.spec.seed in cell_part.seeds and (run.spec == run.spec.base or not cell_part.plain_runs):
                     known_cells = cells.setdefault(run.spec.run_id, [])
-                    known_cells += [cell for cell in cells_of(cell_part) if cell not in known_cells]
+                    known_cells += [cell for cell in cells_of(cell_part, run) if cell not in known_cells]
     return Expected(profile, pool.sizes, list({run.spec.run_id: run for run in runs}.values()), cells)
 
 
@@ -214,5 +216,14 @@ def runs_of(part: RunGroup, pool: Pool, profile: Profile, corpus: str, corpus_sh
     return runs
 
 
-def cells_of(part: CellGroup) -> list[Cell]:
-    return [Cell(part.method, form, group) for form in part.formats for group in part.group_sizes]
+def cells_of(part: CellGroup, run: Run) -> list[Cell]:
+    """Every format x group size. Raises BitlawError when a group does not divide the run's matrices."""
+    cells = [Cell(part.method, form, group) for form in part.formats for group in part.group_sizes]
+    for cell in cells:
+        for width in (run.spec.d_model, run.spec.d_ff):
+            if cell.group_size != "channel" and width % int(cell.group_size):
+                raise BitlawError(
+                    f"pool.yaml: measurements: groups of {cell.group_size} do not divide the {width} inputs of a "
+                    f"matrix of size {run.size}: use a divisor or 'channel'"
+                )
+    return cells

@@ -1,9 +1,13 @@
 """`bitlaw design`: what a profile's runs would tell, before they are trained."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from replications.design_compressed import CompressedDesign
 
 WORTH = 1.1  # a part without which no interval is a tenth wider decides nothing
 
@@ -22,6 +26,7 @@ def design(
     from replications.commands.laws import console, print_json
     from replications.design import design as simulated
     from replications.design import read_measured
+    from replications.design_compressed import design_compressed, read_runs
     from replications.pool import expand
     from shared.sweep.launch import expected_seconds
     from shared.sweep.tables import measured_gflops
@@ -33,6 +38,8 @@ def design(
         want, lambda runs: expected_seconds(runs, speeds), read_measured(reports), pools=pools, seed=seed
     )  # fmt: skip
     expectation = found.expectation
+    runs = read_runs(reports)
+    compressed = None if runs is None else design_compressed(want, lambda some: expected_seconds(some, speeds), runs)
     if json:
         print_json(
             {
@@ -49,6 +56,7 @@ def design(
                      "lost": ["/".join(key) for key in s.lost]}
                     for s in found.savings
                 ],
+                "compressed": None if compressed is None else asdict(compressed),
             }
         )  # fmt: skip
         return
@@ -68,6 +76,10 @@ def design(
             ", ".join(f"{count} {verdict}" for verdict, count in counts.items()),
         )
     console().print(table)
+    if compressed is not None:
+        show_compressed(compressed)
+    elif runs is None:
+        print("compressed runs are not simulated: without runs.csv nothing says how far seeds scatter")
     table = Table("without", box=None, padding=(0, 2, 0, 0))
     for heading in ("runs", "hours saved", "widest interval grows", "which"):
         table.add_column(heading, justify="right")
@@ -79,4 +91,33 @@ def design(
         said = "nothing: it decides nothing" if factor < WORTH and not saving.lost else " ".join(which)
         said += f"; lost: {', '.join(' '.join(key) for key in saving.lost)}" if saving.lost else ""
         table.add_row(saving.left_out, str(saving.runs), f"{saving.hours:.2f}", f"x{factor:.2f}", said)
+    console().print(table)
+
+
+def show_compressed(found: "CompressedDesign") -> None:
+    """What the low-precision runs would tell, and what each part of them is worth."""
+    from rich.table import Table
+
+    from replications.commands.laws import console
+
+    print(f"{found.runs} compressed checkpoints, {found.hours:.1f} h on one worker")
+    for note in found.notes:
+        print(f"assumed: {note}")
+    noise = ", ".join(f"{sd:.4f} at {tokens >> 20}M" for tokens, sd in found.noise.items())
+    print(f"standard deviation over seeds, nats per token: {noise}")
+    table = Table("paper", "view", "constant", box=None, padding=(0, 2, 0, 0))
+    for heading in ("truth", "half of the 95 % interval", "most needed"):
+        table.add_column(heading, justify="right")
+    for row in found.expected:
+        part, factor = max(row.without.items(), key=lambda item: item[1], default=("", 1.0))
+        table.add_row(
+            row.paper, row.view, row.constant, f"{row.true:.3g}", f"{row.half_width:.2g}", f"{part} (x{factor:.2f})"
+        )
+    console().print(table)
+    table = Table("without", box=None, padding=(0, 2, 0, 0))
+    for heading in ("compressed runs", "hours saved", "widest interval grows"):
+        table.add_column(heading, justify="right")
+    for part, (runs, hours) in found.parts.items():
+        factor = max(row.without[part] for row in found.expected)
+        table.add_row(part, str(runs), f"{hours:.2f}", f"x{factor:.2f}" if factor < 100 else "cannot be told")
     console().print(table)

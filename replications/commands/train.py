@@ -21,6 +21,12 @@ Processes = Annotated[
     int, typer.Option("--processes", min=1, max=64, help="processes that share each trunk (torchrun)")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
+Checkpoints = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoints", help="only the checkpoints kept in this folder; losses by sequence go into reports, too"
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print what it would cost, and stop")]
 Repeats = Annotated[bool, typer.Option("--repeats", help="allow horizons beyond the corpus: its text is seen again")]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="also train finished runs whose checkpoint is not here")]
@@ -77,16 +83,25 @@ def measure(
     device: Device = "auto",
     reports: ReportsFolder = None,
     build: BuildFolder = None,
+    checkpoints: Checkpoints = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Measure the post-training quantizations of a profile on the checkpoints at hand."""
+    """Measure the post-training quantizations of a profile on the checkpoints at hand.
+
+    With --checkpoints reports/checkpoints a fresh clone measures those in git, without training. --paper takes only the
+    cells that the paper's experiment.yaml needs.
+    """
     from shared.sweep.ledger import Ledger
 
     want = expected(profile, paper, corpus)
     reports, build = folders(want, reports, build)
-    lacking = lacking_cells(want, reports)
     ledger = Ledger(build)
-    here = [r for r in want.runs if r.spec.run_id in lacking and ledger.result(r.spec.run_id, warn) is not None]
+    lacking = lacking_cells(want, reports)
+    if checkpoints is not None:
+        lacking = lacking_of_kept(want, lacking, checkpoints, reports)
+        here = [run for run in want.runs if run.spec.run_id in lacking]
+    else:
+        here = [r for r in want.runs if r.spec.run_id in lacking and ledger.result(r.spec.run_id, warn) is not None]
     cells = {run.spec.run_id: lacking[run.spec.run_id] for run in here}
     away = sum(len(found) for found in lacking.values()) - sum(len(found) for found in cells.values())
     print(f"{profile}: {sum(len(c) for c in cells.values())} cells to measure on {len(here)} checkpoints")
@@ -94,8 +109,19 @@ def measure(
         print(f"{away} cells wait for checkpoints that are not here: `bitlaw train {profile} --rebuild` trains them")
     if dry_run or not here:
         return
+    if checkpoints is not None:
+        from shared.sweep.kept import restore
+
+        restore(checkpoints, ledger, here)
     start(plan_of(want, here, cells, device, build), reports, workers)
     print(f"{profile}: measured; table {reports / 'measurements.csv'}")
+    if checkpoints is not None:
+        from shared.evaluate.ptq import rivals
+        from shared.sweep.kept import keep_cells
+
+        beside = reports / "checkpoints"
+        count = keep_cells(ledger, beside, {run_id: rivals(want.cells[run_id]) for run_id in cells}, warn)
+        print(f"{profile}: losses by sequence of {count} cells, in {beside}")
 
 
 def keep(
@@ -186,6 +212,28 @@ def lacking_cells(want: "Expected", reports: Path) -> "dict[str, list]":
         if run_id not in diverged
     }
     return {run_id: cells for run_id, cells in lacking.items() if cells}
+
+
+def lacking_of_kept(want: "Expected", lacking: "dict[str, list]", folder: Path, reports: Path) -> "dict[str, list]":
+    """Of the checkpoints in a folder: the cells that the table lacks, and those to be compared without kept losses.
+
+    Raises BitlawError when none of the checkpoints is of the profile.
+    """
+    from shared.errors import BitlawError
+    from shared.evaluate.ptq import rivals
+    from shared.sweep.kept import kept, kept_cells
+
+    runs = [run_id for run_id in kept(folder) if run_id in want.cells]
+    if not runs:
+        raise BitlawError(f"{folder}: none of its checkpoints has cells in this profile: name the profile they are of")
+    found = {}
+    for run_id in runs:
+        have = kept_cells(reports / "checkpoints", run_id)
+        missing = {cell for cell in rivals(want.cells[run_id]) if cell.name not in have}
+        missing.update(lacking.get(run_id, []))
+        if missing:
+            found[run_id] = [cell for cell in want.cells[run_id] if cell in missing]
+    return found
 
 
 def plan_of(want: "Expected", runs: "list[Run]", cells: "dict[str, list]", device: str, build: Path) -> "Plan":

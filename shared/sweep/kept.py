@@ -1,17 +1,27 @@
 """The few checkpoints that are in git: `reports/checkpoints/<run_id>.safetensors` and `index.json` beside them.
 
 Tests, post-training quantization and the predictor use them; every other checkpoint is trained again when needed.
+`<run_id>.cells.npz` in `checkpoints` beside a measurements.csv holds what some quantizations add to a checkpoint's
+loss, sequence by sequence: a difference between two methods has a standard error that the table's rows cannot tell.
 """
 
+import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from shared.errors import BitlawError
-from shared.files import read_json, write_json
+from shared.evaluate.ptq import Cell
+from shared.files import read_json, replacing, write_json
 from shared.model import Decoder
 from shared.sweep.ledger import Ledger
 from shared.sweep.spec import Run
+from shared.sweep.tables import read_base_losses, read_runs
 from shared.train.state import checksum, load, save
 from shared.train.trunk import low_precision
 
@@ -60,3 +70,56 @@ def kept_model(folder: Path, run_id: str) -> Decoder:
     model = low_precision(recipe.shape, recipe.precision, recipe.sparsity)
     model.load_state_dict(kept_weights(folder, run_id))
     return model.eval()
+
+
+def restore(folder: Path, ledger: Ledger, runs: list[Run]) -> None:
+    """Put kept checkpoints into a ledger that lacks them, with their rows of runs.csv and losses beside the folder.
+
+    Raises BitlawError when a row, losses or a checkpoint is missing or damaged.
+    """
+    rows, losses = read_runs(folder.parent), read_base_losses(folder.parent)
+    for run in runs:
+        run_id = run.spec.run_id
+        if ledger.result(run_id, lambda sentence: None) is not None:
+            continue
+        if (run_id,) not in rows or run_id not in losses:
+            raise BitlawError(f"run {run_id} of {folder} has no row in runs.csv or losses in base_losses.npz beside it")
+        # Texts as in the table, where they come back to as they are; what is computed with becomes what it was.
+        known = {name: text or None for name, text in rows[(run_id,)].items()}
+        result = known | {"diverged": known["diverged"] == "True", "loss": float(rows[(run_id,)]["loss"])}
+        if result["base_run_id"] is None:
+            del result["base_run_id"]
+        ledger.finish(run, kept_weights(folder, run_id), torch.from_numpy(losses[run_id]), result)
+
+
+def kept_cells(folder: Path, run_id: str) -> dict[str, NDArray[np.float32]]:
+    """What quantizations of a checkpoint add to its validation losses (S,), nats per token, by the cell's name."""
+    path = folder / f"{run_id}.cells.npz"
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as opened:
+            return {name: opened[name] for name in opened.files}
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise BitlawError(f"{path}: cannot be read ({error}); restore the file from git") from error
+
+
+def keep_cells(ledger: Ledger, folder: Path, cells: dict[str, list[Cell]], warn: Callable[[str], None]) -> int:
+    """Copy what the cells of kept checkpoints add, by sequence, from the ledger into `folder`; returns how many."""
+    count = 0
+    for run_id, wanted in cells.items():
+        base_S = ledger.losses(run_id).double()
+        measured = {cell.name: ledger.cell_losses(run_id, cell.name, warn) for cell in wanted}
+        deltas = {
+            name: (losses_S.double() - base_S).float().numpy()
+            for name, losses_S in measured.items()
+            if losses_S is not None
+        }
+        count += len(deltas)
+        known = kept_cells(folder, run_id)
+        if all(np.array_equal(known.get(name, np.empty(0)), delta_S) for name, delta_S in deltas.items()):
+            continue
+        known |= deltas
+        with replacing(folder / f"{run_id}.cells.npz") as temporary, temporary.open("wb") as opened:
+            np.savez(opened, **{name: known[name] for name in sorted(known)})  # type: ignore[arg-type]
+    return count

@@ -1,9 +1,10 @@
 """What runs leave behind, under `build/` (git-ignored): one folder a checkpoint, one a trunk.
 
-    build/runs/<run_id>/    spec.json  checkpoint.safetensors  losses.safetensors  result.json  cells/<cell>.json
+    build/runs/<run_id>/    spec.json  checkpoint.safetensors  losses.safetensors  result.json
+                            cells/<cell>.json  cells/<cell>.safetensors (its per-sequence losses)
     build/trunks/<trunk_id>/  claim  trunk.safetensors  branch.safetensors  progress.json
 
-A checkpoint counts as finished once `result.json` is there: it is written last.
+A checkpoint counts as finished once `result.json` is there: it is written last. So is a cell's json.
 """
 
 import json
@@ -77,6 +78,23 @@ class Ledger:
     def cell(self, run_id: str, cell: str, warn: Callable[[str], None]) -> Result | None:
         path = self.cell_file(run_id, cell)
         return read_or_remove(path, run_id, "a measurement", "the cell is measured again", warn)
+
+    def finish_cell(self, run_id: str, cell: str, row: Result, losses_S: Tensor) -> None:
+        """Publish a measurement: per-sequence losses, then the row."""
+        save(self.cell_file(run_id, cell).with_suffix(".safetensors"), {"losses": losses_S.float()}, {"run_id": run_id})
+        write_json(self.cell_file(run_id, cell), row)
+
+    def cell_losses(self, run_id: str, cell: str, warn: Callable[[str], None]) -> Tensor | None:
+        """Per-sequence losses (S,) under a quantization, or None; damaged ones are named through `warn` and removed."""
+        path = self.cell_file(run_id, cell).with_suffix(".safetensors")
+        if not path.exists():
+            return None
+        try:
+            return load(path)[0]["losses"]
+        except DamagedFileError as error:
+            warn(f"{error} (removed: the cell is measured again)")
+            path.unlink(missing_ok=True)
+            return None
 
 
 def read_or_remove(path: Path, run_id: str, what: str, then: str, warn: Callable[[str], None]) -> Result | None:

@@ -132,6 +132,8 @@ def add_runs(reports: Path, results: list[dict[str, Any]], losses: dict[str, NDA
         for result in results:
             result = unquantized | result
             row = {column: cell_text(result.get(column)) for column in RUN_COLUMNS}
+            if is_base(result):
+                row["base_run_id"] = ""
             own, other = losses.get(str(result["run_id"])), known.get(str(result.get("base_run_id")))
             if not is_base(result) and own is not None and other is not None:
                 delta = paired(torch.from_numpy(own).double(), torch.from_numpy(other).double())

@@ -21,9 +21,10 @@ import torch._dynamo
 
 from shared.corpus.load import Corpus, load_corpus, verify
 from shared.errors import BitlawError
+from shared.evaluate.calibrate import calibration_text
 from shared.evaluate.losses import evaluator, mean, validation_windows
-from shared.evaluate.ptq import Cell, measure
-from shared.files import read_json, write_json, write_text
+from shared.evaluate.ptq import Cell, measure_losses
+from shared.files import read_json, write_text
 from shared.model import Decoder
 from shared.sweep.claim import claimed
 from shared.sweep.ledger import Ledger, Result
@@ -167,7 +168,12 @@ class Worker:
     def measure_run(self, run: Run) -> None:
         """Measure the cells of one checkpoint, when it is at hand."""
         run_id = run.spec.run_id
-        cells = [c for c in self.plan.cells.get(run_id, []) if self.ledger.cell(run_id, c.name, warn) is None]
+        cells = [
+            cell
+            for cell in self.plan.cells.get(run_id, [])
+            if self.ledger.cell(run_id, cell.name, warn) is None
+            or self.ledger.cell_losses(run_id, cell.name, warn) is None
+        ]
         result = self.ledger.result(run_id, warn)
         if not cells or result is None or result["diverged"]:
             return
@@ -178,13 +184,16 @@ class Worker:
             return
         model, losses, windows_ST = self.bench(run)
         model.load_state_dict(weights)
+        text = None
+        if any(cell.needs_text for cell in cells):
+            text = calibration_text(run.corpus, self.corpus(run).train, run.spec.context)
         names = ("run_id", "trunk_id", "size", "corpus", "n_blocks", "tokens", "cooled", "seed", "numerics_version")
         known = {name: result[name] for name in names} | {"base_loss": result["loss"]}
         for cell in cells:
             if self.stopping():
                 raise trunk.StoppedError
-            row = known | measure(model, cell, losses, windows_ST, base_S)
-            write_json(self.ledger.cell_file(run_id, cell.name), row)
+            row, losses_S = measure_losses(model, cell, losses, windows_ST, base_S, text)
+            self.ledger.finish_cell(run_id, cell.name, known | row, losses_S)
         say({"measured": run_id, "cells": len(cells)})
 
     def bench(self, run: Run) -> tuple[Decoder, Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
