@@ -99,12 +99,19 @@ def test_a_row_of_the_table_reads_as_its_run() -> None:
 
 def measured(seeds: int = 3) -> pd.DataFrame:
     generator = np.random.default_rng(1)
-    plain = {name: DEFAULTS[name] for name in COMPRESSION}
-    rows = []
+    plain: dict[str, object] = {name: DEFAULTS[name] for name in COMPRESSION}
+    rows: list[dict[str, object]] = []
     for d_model, d_ff, N in ((64, 192, 106_496), (128, 320, 376_832), (256, 640, 753_664)):
         for D in (4e6, 8e6, 16e6, 32e6):
             loss = float(LAW.predict(THETA, {"N": np.array([N]), "D": np.array([D])})[0])
-            known = {"n_blocks": N, "tokens": D, "d_model": d_model, "d_ff": d_ff, "cooled": True, "diverged": False}
+            known: dict[str, object] = {
+                "n_blocks": N,
+                "tokens": D,
+                "d_model": d_model,
+                "d_ff": d_ff,
+                "cooled": True,
+                "diverged": False,
+            }
             known |= {"base_run_id": ""}
             rows += [{**plain, **known, "loss": loss + 0.01 * generator.standard_normal()} for _ in range(seeds)]
             rows += [{**plain, **known, "loss": loss + 0.3, "weights": "INT2@channel", "base_run_id": "x"}]

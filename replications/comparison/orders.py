@@ -93,10 +93,7 @@ def _judged(order: Order, table: pd.DataFrame) -> list[Seen]:
     key = ["corpus", "size", "n_blocks", "tokens", "seed"]
     sides = [_matching(table, side).set_index(key)["delta"] for side in (order.worse, order.better)]
     pairs = pd.concat(sides, axis=1, join="inner", keys=("worse", "better")).reset_index()
-    found = [
-        _seen(order, str(size), float(tokens), rows)
-        for (_, size, _, tokens), rows in pairs.groupby(key[:4])
-    ]
+    found = [_seen(order, str(size), float(tokens), rows) for (_, size, _, tokens), rows in pairs.groupby(key[:4])]
     return found or [Seen(order.name, order.statement, "", 0.0, 0, None, None, None, None, None, "needs runs")]
 
 
