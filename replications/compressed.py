@@ -9,7 +9,7 @@ import pandas as pd
 
 from replications.capybara_fp.law import LAW as SUN
 from replications.compression_laws.law import GROUPED, effective_parameters
-from replications.kumar_precision.law import EQ4_BIAS
+from replications.kumar_precision.law import EQ3_BIAS_TIED, EQ4_BIAS
 from replications.qat_scaling.law import LOSS as CHEN
 from shared.formats.names import format_named
 from shared.laws.law import Law
@@ -93,6 +93,12 @@ def _kumar(fields: Mapping[str, Any], widths: Widths) -> Inputs | None:
     return found
 
 
+def _kumar_weights(fields: Mapping[str, Any], widths: Widths) -> Inputs | None:
+    """Weights alone, per channel."""
+    read = _kumar(fields, widths)
+    return {"bits": read["P_w"]} if read and set(fields) == {"weights"} else None
+
+
 def _chen(which: tuple[str, ...], bits: int) -> Callable[[Mapping[str, Any], Widths], Inputs | None]:
     """Integers of `bits` on `which` of weights and activations, all with one group, per channel and token at most."""
 
@@ -144,6 +150,7 @@ def _frantar(fields: Mapping[str, Any], widths: Widths) -> Inputs | None:
 
 UNQUANTIZED = {GROUPED: BASE}
 VIEWS = (
+    View("kumar_precision", "Eq. 3", lambda _: EQ3_BIAS_TIED, {"bits": WIDE}, _kumar_weights),
     View("kumar_precision", "Eq. 4", lambda _: EQ4_BIAS, dict.fromkeys(("P_w", "P_a", "P_kv"), WIDE), _kumar),
     *(
         View("qat_scaling", name, lambda _: CHEN, dict(CHEN.unquantized), _chen(which, bits))

@@ -17,12 +17,12 @@ import pandas as pd
 from replications.compressed import VIEWS, View, compression_of, rows_of
 from replications.papers import PAPERS
 from replications.pool import Expected
+from replications.trained import MIN_STEPS, TOKENS_PER_STEP, runs_of
 from shared.errors import BitlawError
 from shared.laws.chinchilla import LAW as BASE_LAW
 from shared.laws.fit import fit
 from shared.laws.information import half_widths
 from shared.laws.law import Array, Law
-from shared.laws.tables import RUNS, read_table
 from shared.sweep.spec import COMPRESSION
 
 # Constants of the base: told by unquantized runs, which no design of compressed ones changes.
@@ -34,7 +34,6 @@ KEPT = {
     "capybara_fp": ("delta", "nu"),
     "compression_laws": (),
 }
-MIN_STEPS = 500
 
 
 @dataclass(frozen=True)
@@ -102,14 +101,9 @@ def design_compressed(
 
 
 def read_runs(reports: Path) -> pd.DataFrame | None:
-    """runs.csv with numbers where views and fits want them; None while there is no table."""
+    """The runs so far; None while there is no table."""
     path = reports / "runs.csv"
-    if not path.exists():
-        return None
-    table = read_table(path, RUNS)
-    for name in ("d_model", "d_ff", "sparsity"):
-        table[name] = pd.to_numeric(table[name])
-    return table
+    return runs_of(path) if path.exists() else None
 
 
 def parts_of(run: Any) -> tuple[str, ...]:
@@ -157,9 +151,9 @@ def truth(view: View, law: Law, rows: pd.DataFrame, measured: pd.DataFrame) -> A
     """theta (P,): published exponents, the rest fitted to measured rows of the view's groups. Raises BitlawError."""
     of_paper = PAPERS[view.paper].published()
     published = of_paper.values() | {name: c.value for name, c in of_paper.laws.get(view.name, {}).items()}
-    cooled = measured[measured["cooled"] & ~measured["diverged"] & (measured["tokens"] >= MIN_STEPS * 4096)]
+    cooled = measured[measured["cooled"] & ~measured["diverged"] & (measured["tokens"] >= MIN_STEPS * TOKENS_PER_STEP)]
     known = rows_of(view, cooled)
-    held = {name: published[name] for name in KEPT[view.paper]}
+    held = {name: published[name] for name in KEPT[view.paper] if name in law.parameters}
     if law.grouped or known is None:
         # Levels that nothing measures yet: the published ones. Multipliers are of the order of QuEST's.
         plain = cooled[cooled.apply(lambda row: not compression_of(row.to_dict()), axis=1)]

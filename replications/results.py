@@ -96,10 +96,12 @@ def write_report(reports: Path) -> Path:
     rows = read_json(compared) if compared.exists() else []
     ordered = reports / COMPARISON / "orders.json"
     pairs = read_json(ordered) if ordered.exists() else []
+    fitted = reports / COMPARISON / "trained.json"
+    views = read_json(fitted)["views"] if fitted.exists() else []
     write_json(reports / "metrics.json", metrics.flat_metrics(list(found.values()), judged, source))
     metrics.write_plots(reports / "plots", list(found.values()), phase_points(FIRST, reports))
     target = reports / "index.html"
-    write_text(target, page.render(shown, source, rows, pairs, read_gallery(reports / COMPARISON)))
+    write_text(target, page.render(shown, source, rows, pairs, views, read_gallery(reports / COMPARISON)))
     return target
 
 

@@ -355,14 +355,18 @@ def test_deviations_reach_the_page_and_their_absence_is_said(reports: Path) -> N
     )
     source = provenance(reports)
     order = {"statement": "two < three", "size": "S", "tokens": 4194304.0, "seeds": 3, "worse": 0.3, "better": 0.1}
+    gamma = {"value": 0.5, "low": 0.4, "high": 0.6, "loo_low": None, "loo_high": None, "published": None}
+    view = {"paper": "a paper", "view": "W4A4", "status": "CONVERGED", "reasons": [], "rows": 9, "compressed": 4}
+    view |= {"parameters": {"gamma_D": gamma}, "heldout": {"rows": 2, "median_abs_error": 0.01}}
     order |= {"value": 0.2, "low": 0.1, "high": 0.3, "verdict": "holds"}
-    text = page.render([paper], source, [], [order], [])
+    text = page.render([paper], source, [], [order], [view], [])
     assert "two &lt; three" in text
+    assert "a paper, W4A4: 9 runs, 4 of them compressed; CONVERGED; held out, 2 runs" in text
     assert "Needs runs: no pair" not in text
     assert "<code>code</code>" in text
     assert "<strong>strong &lt;b&gt;</strong>" in text
     assert "<li>one goes on</li>" in text
-    bare = Page(page.render([replace(paper, deviations=[])], source, [], [], []))
+    bare = Page(page.render([replace(paper, deviations=[])], source, [], [], [], []))
     assert "replications/a/README.md has no section “Deviations”" in bare.text
 
 

@@ -28,3 +28,15 @@ def claims(paper: Name, reports: Reports = Path("reports")) -> None:
 
     target = papers.write_claims(papers.find(paper), reports)
     print(*papers.verdict_lines(target), target, sep="\n")
+
+
+@app.command()
+def trained(reports: Reports = Path("reports"), params: Params = Path("params.yaml")) -> None:
+    """Fit the papers' laws of the loss to our low-precision runs; writes reports/comparison/trained.json."""
+    from replications import trained as runs
+    from shared.files import read_json
+
+    target = runs.write_trained(reports, params)
+    for view in read_json(target)["views"]:
+        print(f"{view['paper']}, {view['view']}: {view['rows']} rows, {view['status']}")
+    print(target)

@@ -52,10 +52,12 @@ def render(
     provenance: Provenance,
     elasticities: list[Mapping[str, Any]],
     orders: list[Mapping[str, Any]],
+    trained: list[Mapping[str, Any]],
     comparison_figures: list[Shown],
 ) -> str:
     """The page. `elasticities` are rows {"law", "label", "D", "N", "bits"} of estimates or None, `orders` rows
-    {"statement", "size", "tokens", "seeds", "worse", "better", "value", "low", "high", "verdict"}."""
+    {"statement", "size", "tokens", "seeds", "worse", "better", "value", "low", "high", "verdict"}, `trained` fits
+    {"paper", "view", "status", "reasons", "rows", "parameters": {name: {"value", "low", "high", "published"}}}."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -72,9 +74,17 @@ def render(
         claims=claims,
         ledger=ledger(claims),
         elasticities=[{**row, **{name: _estimate(row[name]) for name in ("D", "N", "bits")}} for row in elasticities],
+        trained=[{**view, "constants": _trained(view)} for view in trained if view["parameters"]],
         orders=[{**row, "difference": _estimate(row)} for row in orders if row["value"] is not None],
         comparison_figures=comparison_figures,
     )
+
+
+def _trained(view: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "ours": _estimate(value), "published": value["published"]}
+        for name, value in view["parameters"].items()
+    ]
 
 
 def number(value: float | None) -> str:

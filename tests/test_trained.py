@@ -1,0 +1,90 @@
+"""Laws of the loss on low-precision runs: what is fitted, what is held out, and that constants come back."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from replications.compressed import VIEWS, Widths, rows_of
+from replications.trained import fitted, held_out, runs_of, usable, write_trained
+from shared.errors import BitlawError
+from shared.files import read_json
+from shared.laws.settings import FitSettings, HeldOut
+from shared.laws.tables import RUNS
+from shared.sweep.spec import COMPRESSION, DEFAULTS
+
+SIZES = {"S": (64, 192, 106_496), "M": (128, 320, 376_832), "W": (256, 640, 753_664), "L": (128, 384, 851_968)}
+RULES = HeldOut(sizes=("L",), formats=(), largest_tokens={"S": 33_554_432})
+SETTINGS = FitSettings(n_starts=16, n_boot=40, seed=0, condition_limit=1e12, signal_to_noise=4)
+EFF = {"INT2@channel": 0.4, "INT3@channel": 0.8}
+
+
+def loss(N: float, D: float, eff: float = 1.0) -> float:
+    return 150.0 * (N * eff) ** -0.45 + 1200.0 * D**-0.48 + 2.2
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Noise-free runs of Frantar's law, base and two widths of weights."""
+    rows = []
+    for size, (d_model, d_ff, N) in SIZES.items():
+        for D in (1048576, 8388608, 16777216, 33554432):
+            for weights in ("none", *EFF):
+                known = dict.fromkeys(RUNS, "1") | {name: DEFAULTS[name] for name in COMPRESSION}
+                known |= {
+                    "size": size,
+                    "d_model": d_model,
+                    "d_ff": d_ff,
+                    "n_blocks": N,
+                    "tokens": D,
+                    "corpus": "python",
+                }
+                known |= {"weights": weights, "cooled": True, "diverged": False, "numerics_version": "2"}
+                known |= {"run_id": f"{size}{D}{weights}", "trunk_id": f"{size}{weights}"}
+                known |= {"base_run_id": "" if weights == "none" else f"{size}{D}none"}
+                rows.append(known | {"loss": loss(N, D, EFF.get(weights, 1.0))})
+    path = tmp_path / "runs.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+def test_multipliers_come_back_and_predict_what_was_held_out(table: Path) -> None:
+    (view,) = [view for view in VIEWS if view.paper == "compression_laws"]
+    found = fitted(view, usable(runs_of(table)), RULES, SETTINGS, "table")
+    assert found["status"] == "CONVERGED"
+    assert found["parameters"]["eff_W2"]["value"] == pytest.approx(0.4, rel=1e-4)
+    assert found["parameters"]["eff_W3"]["value"] == pytest.approx(0.8, rel=1e-4)
+    # L at three horizons and S at its largest, both widths; L's shortest is under ten tokens a parameter.
+    assert found["heldout"]["rows"] == 2 * (1 + 2)
+    assert found["heldout"]["median_abs_error"] < 1e-5
+    # S at two horizons, M and W at three.
+    assert (found["rows"], found["compressed"]) == (3 * 8, 2 * 8)
+
+
+def test_short_runs_and_held_out_ones_are_not_fitted(table: Path) -> None:
+    runs = usable(runs_of(table))
+    assert set(runs["tokens"]) == {8388608, 16777216, 33554432}
+    hidden = held_out(runs, RULES)
+    assert set(runs[hidden]["size"]) == {"S", "L"}
+    assert set(runs[hidden & (runs["size"] == "S")]["tokens"]) == {33554432}
+
+
+def test_views_without_runs_say_so(table: Path, tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text("fit: {n_starts: 8, n_boot: 20, seed: 1, condition_limit: 1.0e+8, signal_to_noise: 4}\n")
+    views = {(v["paper"], v["view"]): v for v in read_json(write_trained(tmp_path, params))["views"]}
+    assert views["qat_scaling", "W4A4"]["status"] == "needs runs"
+    assert views["kumar_precision", "Eq. 4"]["status"] == "FAILED"  # weights alone tell nothing of P_a
+    assert views["kumar_precision", "Eq. 3"]["parameters"]["gamma_w"]["published"] == pytest.approx(2.6745, rel=0.2)
+    with pytest.raises(BitlawError, match="no such table"):
+        write_trained(tmp_path / "nowhere", params)
+
+
+def test_compressed_rows_share_the_law_of_the_base(table: Path) -> None:
+    (view,) = [view for view in VIEWS if view.name == "W2A16"]
+    found = rows_of(view, runs_of(table))
+    assert found is not None
+    law, rows = found
+    assert law.name == "chen_loss"
+    assert set(np.round(rows["G"], 6)) == {1.0, *(round(Widths(d, f).inputs, 6) for d, f, _ in SIZES.values())}
