@@ -39,8 +39,11 @@ def gptq(
                 groups"), so that groups stay contiguous; else a group's scales are taken when its first column is
                 reached, from the corrected weights of the whole group, also inside a block.
     Inputs that are always zero get zero weights.
-    Raises BitlawError when the group does not divide I, the weight or H is not finite, or H cannot be factored.
+    Raises BitlawError when the group does not divide I, the weight or H is not finite, H cannot be factored, or
+    rounding is stochastic.
     """
+    if quantizer.rounding == "stochastic":
+        raise BitlawError(f"gptq rounds to nearest, {quantizer} is stochastic: leave out ':sr'")
     if not bool(torch.isfinite(weight_OI).all()):
         raise BitlawError("the weight has NaN or infinite values: quantize a sound checkpoint")
     inputs = weight_OI.shape[1]
@@ -85,7 +88,7 @@ def gptq(
                 scale, zero = grid(weight_IO[start + i : start + i + size])
             column_O = block_BO[i]
             cast_O = rounded_IO[start + i]
-            torch.mul(cast_scaled(column_O, scale, zero, quantizer.format), scale, out=cast_O)
+            torch.mul(cast_scaled(column_O, scale, zero, quantizer.format, quantizer.rounding), scale, out=cast_O)
             torch.sub(column_O, cast_O, out=error_BO[i]).div_(diagonal[i])
             block_BO[i + 1 :].addr_(upper_BB[i, i + 1 :], error_BO[i], alpha=-1)
         weight_IO[stop:].addmm_(upper_II[start:stop, stop:].T, error_BO, alpha=-1)
