@@ -185,7 +185,7 @@ def test_what_gptq_and_awq_refuse() -> None:
     with pytest.raises(BitlawError, match="the calibration inputs have NaN"):
         gptq(weight_OI, calibration.hessian_II * torch.nan, q)
     with pytest.raises(BitlawError, match="is stochastic"):
-        gptq(broken, calibration, named_quantizer("INT4@channel:sr"))
+        gptq(weight_OI, calibration.hessian_II, named_quantizer("INT4@channel:sr"))
     with pytest.raises(BitlawError, match="group_size 48 does not divide"):
         gptq(weight_OI, calibration.hessian_II, named_quantizer("INT4@48"))
     with pytest.raises(BitlawError, match="no calibration input"):
