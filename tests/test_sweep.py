@@ -356,6 +356,31 @@ def test_a_micro_sweep_fills_both_tables(finished: Path) -> None:
     assert "all 12 runs are finished" in again.stdout
 
 
+def test_rows_come_back_when_they_are_trained_again(finished: Path) -> None:
+    same = bitlaw_verify(finished, finished / "reports")
+    assert same.returncode == 0, same.stderr
+    assert "holds" in same.stdout
+    assert "DIFFERS" not in same.stdout
+    other = finished / "other"
+    shutil.copytree(finished / "reports", other)
+    text = (other / "runs.csv").read_text().splitlines()
+    at = text[0].split(",").index("loss")
+    moved = [line.split(",") for line in text[1:]]
+    text[1:] = [",".join([*line[:at], f"{float(line[at]) + 0.01:.6g}", *line[at + 1 :]]) for line in moved]
+    (other / "runs.csv").write_text("\n".join(text) + "\n")
+    differs = bitlaw_verify(finished, other)
+    assert differs.returncode == 1, differs.stderr
+    assert "DIFFERS" in differs.stdout
+
+
+def bitlaw_verify(root: Path, reports: Path) -> subprocess.CompletedProcess[str]:
+    arguments = ["verify", "micro", "--minutes", "1.2", "--seed", "1", "--workers", "1", "--corpus", "sample"]
+    return subprocess.run(
+        [sys.executable, "-m", "replications.cli", *arguments, "--reports", str(reports)],
+        cwd=root, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
 def test_kept_checkpoints_are_those_of_the_runs(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / "build" / "corpora", tmp_path / "build" / "corpora")
     absent = bitlaw(tmp_path, "keep", "micro")
