@@ -14,7 +14,7 @@ def geometric_mean(values: list[float]) -> float:
 
 
 def summary(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Geometric means over the widths, and the worst of them."""
+    """Geometric means over the widths (or formats), and the worst of them."""
     found: dict[str, float] = {}
 
     def add(name: str, key: str, test: str, worst: Any) -> None:
@@ -29,6 +29,9 @@ def summary(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
     add("share_of_gemm_peak", "share_of_gemm_peak", "share_of_the_gemm_peak", min)
     add("times_faster_than_torchao_linear", "times_faster_than_torchao", "torchao", min)
     add("times_faster_than_compiled_torchao_linear", "times_faster_than_torchao_compiled", "torchao", min)
+    add("fake_quantize_share_of_copy_bandwidth", "share_of_copy", "test_fake_quantize", min)
+    for peer in ("gfloat", "eager", "torch"):
+        add(f"fake_quantize_times_faster_than_{peer}", f"times_faster_than_{peer}", "test_fake_quantize", min)
     add("chinchilla_fit_times_faster_than_scipy", "times_faster_than_scipy", "chinchilla", min)
     return found
 

@@ -11,6 +11,7 @@ import torch
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from replications.commands.formats import formats
@@ -18,7 +19,9 @@ from shared.errors import BitlawError
 from shared.formats import Format, format_named
 from shared.formats.gaussian import best_scale, gaussian_fit, mean_squared_error
 from shared.formats.names import names
-from shared.formats.oracle import nearest_value, values
+from shared.formats.oracle import decision_points, nearest_value, nearest_values, values
+from shared.quantize import fake_quantize
+from shared.quantize.quantizer import PRESETS, named_quantizer, scales
 
 VARIANTS = [
     "E4M3FN",
@@ -33,6 +36,16 @@ VARIANTS = [
     "E0M3FN",
 ]
 ALL = names() + VARIANTS
+
+
+def exists(name: str) -> bool:
+    try:
+        return bool(format_named(name))
+    except BitlawError:  # no code but zero is left
+        return False
+
+
+EXISTING = names() + [n + v for n in names() if n[0] == "E" for v in ("FN", "IEEE") if exists(n + v)]
 INFINITY = float("inf")
 fp32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -59,6 +72,61 @@ def test_cast_is_the_oracle(name: str) -> None:
     x = hard_inputs(form)
     expected = torch.tensor([nearest_value(v, form) for v in x.tolist()])
     assert torch.equal(form.cast(x), expected)
+    assert np.array_equal(nearest_values(x.numpy(), form), expected)
+
+
+def at_decisions(form: Format) -> NDArray[np.float32]:
+    """All magnitudes, all ties, the FP32 numbers beside both, and FP32's ends: a monotone cast is fixed by them."""
+    points = np.abs(np.concatenate([values(form), decision_points(form), [0.0, 2.0**-126, 3e38]]).astype(np.float32))
+    points = np.unique(points)
+    if form.name not in (*names(), *VARIANTS):  # two largest octaves; below, nothing differs from the plain format
+        points = points[points >= 2.0 ** (form.largest_exponent - 1)]
+    beside = [np.nextafter(points, np.float32(end)) for end in (INFINITY, -INFINITY)]
+    return np.concatenate([points, *beside, np.array([INFINITY], np.float32)])
+
+
+@pytest.mark.parametrize("name", EXISTING)
+def test_all_codes_and_ties(name: str) -> None:
+    """Of both signs up to 9 bits; above, what is negative is left to the other tests."""
+    form = format_named(name)
+    x = at_decisions(form)
+    x = np.concatenate([x, -x]) if form.bits <= 9 else x
+    assert np.array_equal(form.cast(torch.from_numpy(x)).numpy(), nearest_values(x, form))
+    if form.kind != "codebook":
+        assert np.array_equal(form.cast(torch.from_numpy(x), "half_away").numpy(), nearest_values(x, form, True))
+
+
+@pytest.fixture(scope="module")
+def million() -> NDArray[np.float32]:
+    """A third of magnitudes from 2^-40 to 1, a third flat on (-1, 1), a third normal; each sorted, which is faster."""
+    generator = np.random.Generator(np.random.PCG64(0))
+    spread = np.exp2(-40 * generator.random(333_333)) * generator.choice([-1, 1], 333_333)
+    parts = spread, generator.uniform(-1, 1, 333_333), generator.standard_normal(333_334)
+    return np.concatenate([np.sort(part) for part in parts]).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", names() + VARIANTS)
+def test_a_million_values(name: str, million: NDArray[np.float32]) -> None:
+    """The first two thirds reach 1.25 times the largest value."""
+    form = format_named(name)
+    x = million.copy()
+    x[:666_666] *= np.float32(min(1.25 * form.limit, 2.0**127))
+    assert np.array_equal(form.cast(torch.from_numpy(x)).numpy(), nearest_values(x, form))
+
+
+@pytest.mark.parametrize("name", EXISTING)
+def test_zeros_infinities_and_nan(name: str) -> None:
+    """Infinities saturate, NaN stays; zero keeps its sign in signed floats and integers, and is +1 in BINARY."""
+    form = format_named(name)
+    x = torch.tensor([INFINITY, -INFINITY, math.nan, 0.0, -0.0])
+    lowest = -form.limit if form.lowest is None else form.lowest
+    for rounding in ("nearest", "half_away") if form.kind != "codebook" else ("nearest",):
+        cast = form.cast(x, rounding)
+        assert cast[:2].tolist() == [form.limit, lowest]
+        assert cast[2].isnan()
+        assert cast[3:].tolist() == ([1, 1] if name == "BINARY" else [0, 0])
+        if form.kind == "float" or name[:3] == "INT":
+            assert torch.signbit(cast[3:]).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -208,6 +276,45 @@ def test_half_away_differs_only_at_ties(x: float, name: str) -> None:
         form.lowest == 0 and x < 0
     )
     assert abs(away) >= abs(nearest)
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    power=st.integers(-120, 120),
+    text=st.sampled_from([*PRESETS, "INT4@16", "TERNARY@16", "E4M3FN@channel", "E2M1@32:e8m0", "INT8@16:bf16"]),
+)
+def test_quantizers_are_odd_monotone_and_within_range(seed: int, power: int, text: str) -> None:
+    """Monotone within a group; what MX rounds once stays, as its scale depends on the largest exponent only."""
+    q = named_quantizer(text)
+    x = torch.randn(2, 64, generator=torch.Generator().manual_seed(seed)) * 2.0**power
+    size = q.group_size(64)
+    x = x.unflatten(-1, (-1, size)).sort(-1).values.flatten(-2)
+    y = fake_quantize(x, q)
+    y_RGE = y.unflatten(-1, (-1, size))
+    assert torch.equal(fake_quantize(-x, q), -y)
+    assert (y_RGE.diff(dim=-1) >= 0).all()
+    assert (y_RGE.abs() <= scales(x.unflatten(-1, (-1, size)), q)[0] * q.format.limit).all()
+    if q.scale_rule == "mx":
+        assert torch.equal(fake_quantize(y, q), y)
+
+
+def test_groups_with_nan_or_infinity() -> None:
+    """Absmax: the whole group is NaN. MX: they stay, and the rest of their group is zero. Other groups do not change;
+    but the scale that NVFP4's groups share is one beside a NaN, and beside an infinity the whole tensor is NaN."""
+    nan, inf = math.nan, INFINITY
+    x = torch.tensor([[1.0, 2.0, 3.0, nan, 1.0, 2.0, -inf, 3.0, 1.0, 2.0, 3.0, 4.0]])
+    for text in ("INT4@4", "E2M1@4", "E2M1@4:bf16", "E2M1@4:e8m0"):
+        y = fake_quantize(x, named_quantizer(text))
+        assert y[0, :8].isnan().all()
+        assert torch.equal(y[:, 8:], fake_quantize(x[:, 8:], named_quantizer(text)))
+    y = fake_quantize(x, named_quantizer("E2M1@4:mx:e8m0"))
+    assert torch.equal(
+        y.nan_to_num(99.0), torch.tensor([[0, 0, 0, 99, 0, 0, -INFINITY, 0, 1, 2, 3, 4]]).nan_to_num(99.0)
+    )
+    q = named_quantizer("E2M1@4:e4m3")
+    assert fake_quantize(x[:, 4:], q).isnan().all()
+    assert fake_quantize(x, q).isnan().tolist() == [[True] * 4 + [False] * 8]
 
 
 def test_half_away_at_ties() -> None:

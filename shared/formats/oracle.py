@@ -8,7 +8,9 @@ from bisect import bisect_left
 from fractions import Fraction
 from functools import cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from shared.formats.format import Format
 
@@ -64,3 +66,31 @@ def nearest_value(x: float, form: Format) -> float:
     codes = [code for code in (above - 1, above) if 0 <= code < len(grid)]
     best = grid[min(codes, key=lambda code: (abs(Fraction(grid[code]) - Fraction(magnitude)), code % 2))]
     return -best if x < 0 else best
+
+
+def decision_points(form: Format) -> NDArray[np.float64]:
+    """The middles between neighbouring values, ascending: a cast to nearest is constant between two of them.
+
+    Of floats and integers those of the magnitudes; of code books the FP32 numbers nearest to them (0 in BINARY).
+    """
+    held = np.array(form.levels or _magnitudes(form))
+    middles = (held[1:] + held[:-1]) / 2  # exact: no value has more than eleven bits
+    return middles.astype(np.float32).astype(np.float64) if form.kind == "codebook" else middles
+
+
+def _magnitudes(form: Format) -> NDArray[np.float64]:
+    return np.array(magnitudes(form)) if form.kind == "float" else np.arange(form.limit + 1)
+
+
+def nearest_values(x: NDArray[np.floating], form: Format, half_away: bool = False) -> NDArray[np.float64]:
+    """`nearest_value` of each, from the decision points; or ties away from zero. NaN stays."""
+    x = x.astype(np.float64)
+    middles = decision_points(form)
+    if form.kind == "codebook":
+        found = np.array(form.levels)[np.searchsorted(middles, x, "right" if len(form.levels) == 2 else "left")]
+        return np.where(np.isnan(x), np.nan, found)
+    magnitude = np.abs(x) if form.lowest is None else np.maximum(x, form.lowest)
+    code = np.searchsorted(middles, magnitude, "right" if half_away else "left")
+    if not half_away:  # a tie has found the lower code, and goes up when that is odd
+        code += (code % 2 == 1) & (np.append(middles, np.inf)[code] == magnitude) & (code < len(middles))
+    return np.where(np.isnan(x), np.nan, np.copysign(_magnitudes(form)[code], x))

@@ -7,9 +7,6 @@ caller, which is its definition, its form on every other machine, and its oracle
 """
 
 import ctypes
-import hashlib
-import os
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -18,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shared.errors import BitlawError
-from shared.files import replacing
+from shared.native import built, instructions
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 # No -ffast-math: reassociation would undo the rounding inside the exponential, and linking it flushes denormals.
@@ -50,35 +46,10 @@ def usable() -> bool:
 
 @cache
 def library() -> ctypes.CDLL:
-    """Compile `kernels.cpp` once per source, flags and processor, into the user's cache folder.
-
-    Raises BitlawError without a C++ compiler, or when it fails.
-    """
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
-    key = hashlib.sha256(SOURCE.read_bytes())
-    for part in (*FLAGS, instructions()):
-        key.update(part.encode())
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitlaw"
-    path = folder / f"kernels-{key.hexdigest()[:16]}.so"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            command = [get_cpp_compiler(), *FLAGS, "-o", str(temporary), str(SOURCE)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise BitlawError(f"{SOURCE}: the C++ compiler failed ({done.stderr.strip()[-200:]})")
-    opened = ctypes.CDLL(str(path))
+    """`kernels.cpp`, compiled. Raises BitlawError without a C++ compiler, or when it fails."""
+    opened = built(SOURCE, FLAGS)
     opened.supported.restype = ctypes.c_bool
     return opened
-
-
-def instructions() -> str:
-    """-march=native builds for this processor's instructions: another processor needs its own file."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("flags"):
-            return line
-    return ""
 
 
 def call(name: str, *arguments: Tensor | int) -> None:
