@@ -8,7 +8,20 @@ import sys
 
 import typer
 
-from replications.commands import data, design, fit, formats, laws, published, replicate, report, smoke, train
+from replications.commands import (
+    data,
+    design,
+    fit,
+    formats,
+    laws,
+    ptq,
+    published,
+    replicate,
+    report,
+    smoke,
+    train,
+    verify,
+)
 from shared.errors import BitlawError
 
 app = typer.Typer(
@@ -20,10 +33,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    *(train.train, train.measure, train.status, train.keep, smoke.smoke, design.design, formats.formats),
+    *(train.train, train.measure, train.status, train.keep, verify.verify, smoke.smoke, design.design, formats.formats),
     *(laws.laws, laws.compare, laws.claims, fit.fit, report.report, report.check),
 ):
     app.command()(command)
+app.command(cls=ptq.Lists)(ptq.ptq)
 # Its inputs are options named after the law's: --N, --D, --bits.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(fit.predict)
 replicate.app.command()(report.figures)

@@ -1,0 +1,167 @@
+"""A cell of a run: one method, one format, one group; measured on the same windows as the model without it.
+
+Shape letters: S windows, B windows of a batch, T positions.
+"""
+
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared.errors import BitlawError
+from shared.evaluate.losses import mean, paired
+from shared.files import read_json, replacing, write_json
+from shared.model.transformer import token_losses
+from shared.ptq.layers import Matrix
+from shared.ptq.methods import find_method
+from shared.ptq.sequential import Quantized
+from shared.quantize.quantizer import PRESETS, Quantizer, parse_quantizer
+from shared.quantize.sparsegpt import PLAIN_BITS
+
+# Of a batch: tokens, logits, and outputs of the widest layer. As many windows as stay below all, and at least one.
+BATCH_TOKENS = 8192
+BATCH_LOGITS = 2**23
+BATCH_OUTPUTS = 2**22
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`format` may carry options of a quantizer (INT4:mse, MXFP4); `group` is inputs, channel or tensor."""
+
+    method: str
+    format: str
+    group: str
+
+    @property
+    def quantizer(self) -> Quantizer | None:
+        """None for "none" (pruning alone) and 16 bits or more. Raises BitlawError for an unknown format."""
+        head, *options = self.format.split(":")
+        if "@" in head:
+            raise BitlawError(f"format {self.format}: give '{head.partition('@')[2]}' with --groups")
+        return parse_quantizer(":".join([head if head in PRESETS else f"{head}@{self.group}", *options]))
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.format}-{self.group}"
+
+    @property
+    def file(self) -> str:
+        return re.sub(r"[^A-Za-z0-9._-]", "_", self.name)
+
+
+def expand(methods: Sequence[str], formats: Sequence[str], groups: Sequence[str]) -> list[Cell]:
+    """Every combination once, in order; a preset such as MXFP4 has its own group, and so one cell a method.
+
+    Raises BitlawError for an unknown method, format or group, and for a format that a method does not take.
+    """
+    cells: dict[str, Cell] = {}
+    for name in methods:
+        method = find_method(name)
+        for form in formats:
+            preset = PRESETS.get(form.split(":")[0])
+            for group in [str(preset[1])] if preset else ["channel"] if form == "none" else groups:
+                cell = Cell(name, form, group)
+                reason = method.refuses(cell.quantizer)
+                if reason:
+                    raise BitlawError(f"method {name} does not take {cell.format} with group {group}: {reason}")
+                cells[cell.name] = cell
+    return list(cells.values())
+
+
+def check_groups(cells: Sequence[Cell], matrices: Sequence[Matrix]) -> None:
+    """Raises BitlawError when a group does not divide the inputs of a matrix, with the sizes that divide all."""
+    shared = math.gcd(*(matrix.inputs for matrix in matrices))
+    sizes = [str(size) for size in range(1, shared + 1) if shared % size == 0]
+    for cell in cells:
+        group = cell.quantizer.group if cell.quantizer else None
+        for matrix in matrices:
+            if isinstance(group, int) and matrix.inputs % group:
+                raise BitlawError(
+                    f"{cell.name}: groups of {group} do not divide the {matrix.inputs} inputs of {matrix.name}; "
+                    f"{', '.join(sizes)} divide those of every layer, and channel takes whole rows"
+                )
+
+
+def batch_windows(context: int, vocabulary: int, widest: int) -> int:
+    """Windows of a batch for a model with these tokens and its widest layer's outputs."""
+    return max(1, min(BATCH_TOKENS, BATCH_LOGITS // vocabulary, BATCH_OUTPUTS // widest) // context)
+
+
+@torch.no_grad()
+def window_losses(model: Any, windows_ST: Tensor, batch: int, tell: Callable[[], None]) -> Tensor:
+    """Mean loss of each window (S,), nats/token, float64; windows (S, T + 1). `tell` is called after each batch."""
+    device = next(model.parameters()).device
+    parts = []
+    for windows_BT in windows_ST.split(batch):
+        windows_BT = windows_BT.to(device)
+        logits_BTV = model(input_ids=windows_BT[:, :-1], use_cache=False).logits
+        parts.append(token_losses(logits_BTV, windows_BT[:, 1:]).mean(-1).cpu())
+        del logits_BTV
+        tell()
+    return torch.cat(parts).double()
+
+
+def row_of(cell: Cell, made: Quantized, losses_S: Tensor, base_S: Tensor, begun: float) -> dict[str, Any]:
+    """What is kept of a measured cell. Raises BitlawError when its loss is not finite."""
+    loss, delta = mean(losses_S), paired(losses_S, base_S)
+    if not math.isfinite(loss.value):
+        raise BitlawError(f"{cell.name}: the quantized model's loss is not finite: leave this cell out")
+    return {
+        "cell": cell.name,
+        "method": cell.method,
+        "format": cell.format,
+        "group_size": cell.group,
+        "bits": cell.quantizer.format.bits if cell.quantizer else PLAIN_BITS,
+        "bits_per_weight": made.bits_per_weight,
+        "weights": made.weights,
+        "relative_mse": made.relative_mse,
+        "loss": loss.value,
+        "loss_se": loss.se,
+        "delta": delta.value,
+        "delta_se": delta.se,
+        "seconds": time.perf_counter() - begun,
+    }
+
+
+@dataclass(frozen=True)
+class Results:
+    """The folder of a run: settings.json, base_losses.npy, and cells/NAME.json, each whole or absent."""
+
+    folder: Path
+
+    def check(self, settings: dict[str, Any]) -> None:
+        """Raises BitlawError when the folder holds results of other settings: they are never mixed."""
+        path = self.folder / "settings.json"
+        if path.exists():
+            before = read_json(path)
+            for key, value in settings.items():
+                if before.get(key) != value:
+                    raise BitlawError(
+                        f"{self.folder}: holds results with another {key.replace('_', ' ')} ({before.get(key)}, not "
+                        f"{value}): choose another --out"
+                    )
+
+    def base(self) -> Tensor | None:
+        """Losses (S,) of the model as it is."""
+        path = self.folder / "base_losses.npy"
+        return torch.from_numpy(np.load(path)) if path.exists() else None
+
+    def keep_base(self, losses_S: Tensor, settings: dict[str, Any]) -> None:
+        """The settings go first: no losses stand without them."""
+        write_json(self.folder / "settings.json", settings)
+        with replacing(self.folder / "base_losses.npy") as temporary, temporary.open("wb") as opened:
+            np.save(opened, losses_S.numpy())
+
+    def row(self, cell: Cell) -> dict[str, Any] | None:
+        path = self.folder / "cells" / f"{cell.file}.json"
+        return read_json(path) if path.exists() else None
+
+    def keep(self, cell: Cell, row: dict[str, Any]) -> None:
+        write_json(self.folder / "cells" / f"{cell.file}.json", row)
