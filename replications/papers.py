@@ -29,11 +29,13 @@ from shared.laws.settings import HeldOut, Params, Published, Selection, read_set
 from shared.laws.study import REFERENCE, study
 from shared.laws.tables import read_pool
 from shared.report.claim import Finding, ledger
+from shared.report.evidence import read_seen
 from shared.report.refits import Refit, read_refits
 
 HERE = Path(__file__).parent
 HELD_OUT = HERE / "comparison" / "heldout.yaml"
 REFITS = Path("published") / "refits.json"
+EVIDENCE = Path("comparison") / "evidence.json"  # of the pool's tables, by `replicate compare`
 SHOWN = ("channel",)  # group sizes whose exponents are printed
 
 
@@ -142,7 +144,7 @@ def write_claims(paper: Paper, reports: Path) -> Path:
     if paper.fitted and not source.exists():
         raise BitlawError(f"{source}: there is no fit yet; run `bitlaw replicate fit {paper.name}` first")
     fit = read_json(source) if paper.fitted else NO_FIT
-    refits = read_refits(reports / REFITS)
+    refits = {**read_refits(reports / REFITS), **read_seen(reports / EVIDENCE)}
     try:
         findings = paper.judge(fit, paper.published().values(), refits)
     except (KeyError, TypeError) as error:

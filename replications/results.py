@@ -1,20 +1,22 @@
 """From what the earlier stages wrote under `reports/` to figures, comparison, metrics, goldens and the page."""
 
 import importlib
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
 import pandas as pd
 
-from replications.comparison import derived, elasticities, orders
+from replications.comparison import derived, elasticities, evidence, orders, own
 from replications.comparison import figures as comparison_figures
-from replications.papers import GUIDE, HELD_OUT, HERE, PAPERS, REFITS, Paper, all_published, find
+from replications.papers import EVIDENCE, GUIDE, HELD_OUT, HERE, PAPERS, REFITS, Paper, all_published, find
 from shared.errors import BitlawError
 from shared.files import read_json, write_json, write_text
 from shared.laws.law import Law
 from shared.laws.settings import HeldOut, Published, Selection, read_settings
+from shared.laws.study import FITTED as FITTED_ROWS
 from shared.laws.study import select
-from shared.laws.tables import read_pool
+from shared.laws.tables import RUNS, read_pool, read_table
 from shared.report import goldens, metrics, page
 from shared.report.figures import style
 from shared.report.figures.gallery import read_gallery, write_gallery
@@ -32,12 +34,38 @@ FIRST = FITTED[0]  # whose selection of rows the comparison of phases and the pl
 
 def phase_points(paper: str, reports: Path) -> dict[str, pd.DataFrame]:
     """Measured points of each phase, per channel, as the paper selects them; empty tables while there are no runs."""
+    rows = _selected(paper, reports)
+    if rows is None:
+        return {phase: pd.DataFrame(columns=COLUMNS) for phase in PHASES}
+    return {phase: points(_law_of(paper), rows, phase, "channel") for phase in PHASES}
+
+
+def _selected(paper: str, reports: Path) -> pd.DataFrame | None:
+    """The pool's rows with what the paper makes of each (`study.select`), or None while there are no tables."""
     tables = reports / "runs.csv", reports / "measurements.csv"
     if not all(path.exists() for path in tables):
-        return {phase: pd.DataFrame(columns=COLUMNS) for phase in PHASES}
+        return None
     selection = read_settings(find(paper).file("experiment.yaml"), Selection, "fit")
-    rows = select(read_pool(*tables), selection, read_settings(HELD_OUT, HeldOut))
-    return {phase: points(_law_of(paper), rows, phase, "channel") for phase in PHASES}
+    return select(read_pool(*tables), selection, read_settings(HELD_OUT, HeldOut))
+
+
+def _runs(reports: Path) -> pd.DataFrame:
+    """runs.csv with its errors as numbers."""
+    runs = read_table(reports / "runs.csv", {**RUNS, "loss_se": "maybe"})
+    return runs.rename(columns={"n_blocks": "N", "tokens": "D"})
+
+
+def _unquantized(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Cooled base runs of the corpus of `rows` that a fit may see: neither short, held out nor diverged."""
+    selection = read_settings(find(FIRST).file("experiment.yaml"), Selection, "fit")
+    held_out = read_settings(HELD_OUT, HeldOut)
+    largest = runs["size"].map(lambda size: held_out.largest_tokens.get(size, float("inf"))).astype(float)
+    long = (runs["D"] >= selection.min_steps * selection.tokens_per_step) & (
+        runs["D"] >= selection.min_tokens_per_parameter * runs["N"]
+    )
+    seen = (runs["D"] < largest) & ~runs["size"].isin(held_out.sizes)
+    ours = (runs["corpus"] == selection.corpus) & runs["cooled"] & ~runs["diverged"] & (runs["base_run_id"] == "")
+    return runs.loc[ours & seen & long, ["N", "D", "loss", "trunk_id"]]
 
 
 def _law_of(paper: str) -> Law:
@@ -58,21 +86,40 @@ def draw_paper(paper: str, reports: Path) -> list[Path]:
 
 
 def compare(reports: Path) -> list[Path]:
-    """Write comparison/elasticities.json and derived.json, and draw what sets papers and phases side by side."""
+    """Write comparison/elasticities.json, derived.json, evidence.json and orders.json, and draw what sets papers and
+    phases side by side."""
     published = all_published()
     fitted = [read_fit(reports / paper / "fit.json") for paper in FITTED]
-    rows = elasticities.compare(fitted, published, read_refits(reports / REFITS))
+    refitted = reports / REFITS.parent / "elasticities.json"
+    rows = elasticities.compare(
+        fitted, published, read_refits(reports / REFITS), read_json(refitted) if refitted.exists() else []
+    )
     target = reports / COMPARISON / "elasticities.json"
     write_json(target, rows)
     derivations = target.parent / "derived.json"
-    write_json(derivations, derived.derived(published))
+    derivations_ours, seen = _of_the_pool(reports, fitted)
+    write_json(derivations, [*derivations_ours, *derived.derived(published)])
+    write_json(reports / EVIDENCE, {name: asdict(item) for name, item in seen.items()})
     ordered = target.parent / "orders.json"
     runs = reports / "runs.csv"
     write_json(ordered, orders.judge(runs) if runs.exists() else [])
     phases = phase_points(FIRST, reports)
     with style.theme():
         drawings = comparison_figures.draw(read_json(target), phases["cooled"], phases["trunk"])
-        return [target, derivations, ordered, *write_gallery(target.parent, drawings)]
+        return [target, derivations, reports / EVIDENCE, ordered, *write_gallery(target.parent, drawings)]
+
+
+def _of_the_pool(reports: Path, fitted: list[PaperFit]) -> tuple[list[dict[str, object]], evidence.Evidence]:
+    """What our own fits imply, and what claims look up of our tables; nothing while there are none."""
+    rows = _selected(FIRST, reports)
+    if rows is None:
+        return [], {}
+    runs = _runs(reports)
+    mine = own.fit_own(rows, _unquantized(rows, runs))
+    sizes = sorted({float(N) for N in rows.loc[rows["use"] == FITTED_ROWS, "N"]})
+    return own.derived_rows(mine, sizes), evidence.collect(
+        rows, runs.rename(columns={"N": "n_blocks", "D": "tokens"}), fitted, mine
+    )
 
 
 def fits(reports: Path) -> list[PaperFit]:
@@ -101,8 +148,28 @@ def write_report(reports: Path) -> Path:
     write_json(reports / "metrics.json", metrics.flat_metrics(list(found.values()), judged, source))
     metrics.write_plots(reports / "plots", list(found.values()), phase_points(FIRST, reports))
     target = reports / "index.html"
-    write_text(target, page.render(shown, source, rows, pairs, views, read_gallery(reports / COMPARISON)))
+    implied = reports / COMPARISON / "derived.json"
+    write_text(
+        target,
+        page.render(
+            shown, source, rows, pairs, views, read_gallery(reports / COMPARISON),
+            derived=read_json(implied) if implied.exists() else [],
+            chinchilla=_chinchilla(reports),
+        ),
+    )  # fmt: skip
     return target
+
+
+def _chinchilla(reports: Path) -> list[dict[str, object]]:
+    """Chinchilla's constants as Besiroglu et al. publish them, with standard errors and intervals, and our refit."""
+    known, refits = all_published()[GUIDE.name].laws, read_refits(reports / REFITS)
+    found: list[dict[str, object]] = []
+    for name, constant in known["besiroglu"].items():
+        ends = {end: known[f"besiroglu_{end}"][name].value for end in ("se", "low", "high")}
+        ours = refits.get(f"chinchilla/{name}")
+        published = constant.model_dump() | ends
+        found.append({"name": name, "published": published, "ours": asdict(ours) if ours else None})
+    return found
 
 
 def _section(paper: Paper, fit: PaperFit | None, judged: list[Claim], reports: Path) -> page.Paper:

@@ -90,7 +90,8 @@ SUN_GRID = frame(
 def _cases() -> dict[str, Case]:
     kumar = {**published("kumar_precision"), "gamma_bar": 1.9475, "C_w": 1.0, "C_a": 1.0, "C_kv": 1.0}
     ouyang, chen = {**published("undertrained_qid"), "k": 0.017}, published("qat_scaling")
-    clean = {name.split("/")[1]: value for name, value in published("comparison").items()}
+    known = published("comparison")
+    clean = {name.split("/")[1]: value for name, value in known.items() if name.startswith("chinchilla/")}
     page = {"L_base": 3.0, "eta": 1e-10, "beta": 0.3, "delta": 8.0}
     weights = frame("N D bits", product(KUMAR_N, KUMAR_D, (3, 4, 5, 6, 7, 8, 12, 16)))
     trained = frame("N D P_w P_a P_kv", ((N, D, *bits) for N, D, bits in product(KUMAR_N, KUMAR_D, STREAMS)))

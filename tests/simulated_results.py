@@ -110,7 +110,7 @@ def part(law: Law, ours: dict[str, float], phase: str, group: str) -> dict[str, 
         "rows": 70,
         "status": "CONVERGED",
         "reasons": ["seed noise from 9 cells with several seeds"],
-        "law_free": {"bits": {"value": -1.6, "low": -1.7, "high": -1.5}, "D_drift": None},
+        "law_free": {"bits": {"value": -1.6, "low": -1.7, "high": -1.5}, "D_drift": None, "D_at_N": [], "N_at_D": []},
         "parameters": {
             name: {
                 "value": value, "low": 0.9 * value, "high": 1.1 * value,

@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from judged import judged
-from simulated_pool import Truth, simulate, write_pool
+from simulated_pool import Truth, fit_table, simulate, write_pool
 
 from replications import papers
+from replications.comparison import evidence
 from replications.kumar_precision.law import LAW as KUMAR
 from replications.undertrained_qid.law import LAW as OUYANG
 from shared.errors import BitlawError
+from shared.laws.noise import seed_noise
+from shared.laws.study import CELL
 from shared.report.claim import (
     Claim,
     Cost,
@@ -29,6 +33,7 @@ from shared.report.claim import (
     out_of_reach,
     recomputed,
 )
+from shared.report.evidence import read_seen
 
 RANGE = Region("between 0.8 and 1.2", 0.8, 1.2)
 CLAIM = Claim("X1", "paper", "something is about one", "Table 1", "measured", RANGE)
@@ -162,6 +167,58 @@ def test_a_paper_without_runs_is_judged_by_what_it_publishes(tmp_path: Path, nam
     with pytest.raises(BitlawError, match=f"{name} has no experiment.yaml") as error:
         papers.write_fit(papers.find(name), tmp_path, tmp_path / "params.yaml")
     assert "\n" not in str(error.value)
+
+
+def test_what_the_pool_shows_reaches_the_claims(tmp_path: Path) -> None:
+    (tmp_path / "comparison").mkdir()
+    step = {
+        "value": -0.1,
+        "low": -0.2,
+        "high": -0.05,
+        "scale": "0.1M",
+        "note": "",
+        "label": "S",
+        "trunks": 3,
+        "by_law": False,
+    }
+    found = {
+        "pool/step/a": step,
+        "pool/step/b": {**step, "high": 0.1, "label": "M"},
+        "pool/forms/gap": {**step, "value": -9, "low": -12, "high": -5},
+    }
+    path = tmp_path / "comparison" / "evidence.json"
+    path.write_text(json.dumps(found))
+    read = read_seen(path)
+    guide = judged("comparison", dict(read))
+    assert guide["G2b"].verdict == "inconclusive"
+    assert guide["G2b"].detail.startswith("M: -0.1 [-0.2, 0.1], the one that decides of 2 (1 hold)")
+    assert guide["G13"].verdict == "needs runs"
+    assert judged("comparison", {"pool/step/a": read["pool/step/a"]})["G2b"].verdict == "holds"
+    written = json.loads(papers.write_claims(papers.find("precision_predictor"), tmp_path).read_text())
+    assert next(claim for claim in written["claims"] if claim["id"] == "S3b")["verdict"] == "fails"
+    path.write_text('{"pool/step/a": {"worth": 1}}')
+    with pytest.raises(BitlawError, match="is no file of evidence"):
+        read_seen(path)
+
+
+def test_evidence_of_a_pool_whose_law_is_known() -> None:
+    """An exponential law: its form is not worse than the others, and steps between horizons are those of the losses."""
+    generator = np.random.default_rng(3)
+    _, rows = simulate(KUMAR_LIKE, {"S": 3, "M": 2}, generator)
+    table = fit_table(rows)
+    found = evidence.forms(table, seed_noise(table, CELL))
+    assert found["pool/forms/exponential"].value > 2
+    assert found["pool/forms/gap"].low < found["pool/forms/gap"].value < -2
+    losses = pd.DataFrame(
+        [
+            (2, N, D, trunk, 3.0 + 0.5 * np.log(D / 4e6) + shift, 0.0, 0.0)
+            for N in (1e5, 2e5) for trunk, shift in (("a", 0.0), ("b", 0.1)) for D in (4e6, 8e6)
+        ],
+        columns=["bits", "N", "D", "trunk_id", "loss", "loss_se", "delta_se"],
+    )  # fmt: skip
+    steps = list(evidence._steps(losses))
+    assert [step[2].value for step in steps] == pytest.approx([0.5, 0.5])
+    assert steps[0][1] == (1e5, 4e6, 8e6)
 
 
 def test_refits_on_published_runs_reach_the_claims(tmp_path: Path) -> None:

@@ -63,14 +63,47 @@ def test_deltas_are_compared_too() -> None:
     assert found.real
 
 
-def test_a_resample_of_trunks_takes_their_rows_together() -> None:
-    table = pd.DataFrame({"N": np.repeat([1e5, 2e5, 4e5, 8e5, 1e6, 2e6], 4), "trunk_id": np.repeat(list("abcdef"), 4)})
-    weights = module._resamples(table, "trunk_id", 50, seed=0)
+def test_trunks_are_resampled_within_each_size() -> None:
+    """Three sizes of two trunks each: rows of a trunk together, every size as often as it is."""
+    table = pd.DataFrame({"N": np.repeat([1e5, 2e5, 4e5], 8), "trunk_id": np.repeat(list("abcdef"), 4)})
+    weights, alone = module._resamples(table, "trunk_id", 50, seed=0)
     assert weights.shape == (51, 24)
     assert (weights[0] == 1).all()
+    assert alone == 0
     by_trunk = weights.reshape(51, 6, 4)
     assert (by_trunk == by_trunk[:, :, :1]).all()
-    assert (weights.sum(axis=1) == 24).all()
+    assert len(np.unique(weights)) > 1
+    assert (weights.reshape(51, 3, 8).sum(axis=2) == 8).all()
+
+
+def test_a_size_of_one_trunk_is_resampled_by_its_rows() -> None:
+    table = pd.DataFrame({"N": np.repeat([1e5, 2e5, 4e5], 4), "trunk_id": np.repeat(list("abc"), 4)})
+    weights, alone = module._resamples(table, "trunk_id", 50, seed=0)
+    assert alone == 3
+    assert weights.reshape(51, 3, 4).sum(axis=2) == pytest.approx(4)
+    assert (np.ptp(weights[1:].reshape(50, 3, 4), axis=2) > 0).any()
+
+
+@pytest.mark.parametrize("trunks", [1, 2])
+def test_no_resample_has_an_error_of_zero(trunks: int) -> None:
+    """Of three sizes, the rollout in N predicts one: where none of its trunks were drawn, errors were zero."""
+    constants = {"C_T": 0.06, "gamma_D": 0.5, "gamma_N": 0.35, "gamma_post": 0.6}
+    table = pd.concat([runs(KUMAR, constants, (3.0, 4.0, 5.0), 0.05, seed=s).assign(s=s) for s in range(trunks)])
+    table = table[table["N"] < 3e9].assign(
+        trunk_id=lambda t: [f"{N:g} {s}" for N, s in zip(t["N"], t["s"], strict=True)]
+    )
+    found = compare([OUYANG, KUMAR], table.reset_index(drop=True), n_boot=60)
+    for score in found.scores:
+        assert score.errors["rollout in N"].low > 0.2 * score.errors["rollout in N"].value
+    assert any("3 of the sizes have one trunk only" in note for note in found.notes) == (trunks == 1)
+
+
+def test_a_resample_that_has_nothing_to_predict_is_left_out() -> None:
+    """Rows without trunks are drawn together: some resamples lack both rows of the largest N."""
+    table = runs(KUMAR, {"C_T": 0.06, "gamma_D": 0.5, "gamma_N": 0.35, "gamma_post": 0.6}, (3.0, 4.0, 5.0), 0.05)
+    table = table[(table["N"] < 3e9) & ((table["N"] < 1e9) | ((table["bits"] == 4) & (table["D"] > 5e9)))]
+    found = compare([OUYANG, KUMAR], table.reset_index(drop=True), n_boot=100)
+    assert all(score.errors["rollout in N"].low > 0 for score in found.scores)
 
 
 def test_many_values_become_parts_of_equal_size() -> None:

@@ -1,6 +1,7 @@
 """Elasticities of every law, what follows from them, and the common table of the papers."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,16 @@ from law_cases import CASES, Case, published
 
 from replications import papers, results
 from replications.comparison.derived import derived
-from replications.comparison.elasticities import POINT, QUANTITIES, compare, published_rows, readings
+from replications.comparison.elasticities import (
+    POINT,
+    QUANTITIES,
+    compare,
+    published_rows,
+    readings,
+    refitted_row,
+)
+from replications.comparison.own import Own, derived_rows
+from replications.kumar_precision.law import d_crit
 from shared.files import read_json, write_json
 from shared.laws.chinchilla import LAW as CHINCHILLA
 from shared.laws.elasticity import critical_tokens, delta_of, effective_share, elasticities, slope
@@ -113,7 +123,16 @@ def test_the_common_table_states_each_published_law() -> None:
         ("compression_laws", "published by QuEST, W4A4"): {"D": 0.0, "N": -0.0627},
         ("qat_scaling", "published, W4A16"): {"D": 0.161, "N": -0.3589, "G": 0.3533 / 7},
         ("capybara_fp", "published, E2M1"): {"D": 0.5162, "N": -0.2368, "G": 1 / 7},
+        ("undertrained_qid", "published, tokens alone (Eq. 5)"): {"D": 0.5316},
+        ("undertrained_qid", "published, size alone (Eq. 6)"): {"N": -0.2276},
+        ("undertrained_qid", "published, bits alone (Eq. 7)"): {"bits": -5.4812 / 4},
     }
+    # Eq. 3 without its bias: d ln delta / d P of N_eff = N (1 - exp(-P / gamma)) at 4 bits, small where f is near 1.
+    plain = ROWS["kumar_precision", "published, weights in 4 bits (Eq. 3 as printed, no bias)"]
+    assert plain["D"]["value"] == 0.0
+    assert plain["bits"]["value"] > ROWS["kumar_precision", "published, weights in 4 bits (Eq. 3)"]["bits"]["value"]
+    assert ROWS["qat_scaling", "published, W4A4"]["at"] == {"N": 2e8, "D": 2e10, "bits": 4.0, "G": 128.0}
+    assert ROWS["kumar_precision", "published, all in 4 bits (Eq. 4)"]["at"]["P_kv"] == 4.0
     for key, slopes in expected.items():
         for name, value in slopes.items():
             assert ROWS[key][name]["value"] == pytest.approx(value, abs=1e-4), (key, name)
@@ -150,6 +169,42 @@ def test_the_point_lies_in_every_grid_and_is_the_same_for_all() -> None:
     assert set(QUANTITIES) == {"D", "N", "bits", "G"}
 
 
+def test_a_refitted_law_has_the_slopes_of_its_draws() -> None:
+    case = CASES["quartet"]
+    draws = case.theta + 0.01 * np.random.default_rng(0).standard_normal((200, len(case.law.parameters)))
+    at = {**POINT, "compression": 1.0}
+    row = refitted_row("compression_laws", case.law, "refitted, forward", case.theta, draws, at, {})
+    assert row["D"]["low"] < row["D"]["value"] < row["D"]["high"]
+    assert row["D"]["value"] == pytest.approx(float(slope(case.law, case.theta, "D", at)))
+    assert (row["at"], row["bits"], row["source"]) == ({"N": 2e8, "D": 2e10, "bits": 4.0}, None, "refitted")
+    assert compare([], None, {}, [row]) == [row]
+
+
+def test_our_own_critical_tokens_and_shares() -> None:
+    """By the closed forms, against bisection of the laws, and with intervals from the draws."""
+    clean, rounded = CASES["chinchilla"], CASES["kumar_eq2"]
+    pool = simulated_own(clean, rounded)
+    constants = {**rounded.constants, **clean.constants}
+    assert pool.critical_tokens(1e6, 3)[0] == pytest.approx(d_crit(constants, 1e6, 3), rel=1e-9)
+    at = {"N": 1e6, "D": 1e9, "bits": 3.0}
+    share = pool.share(1e6, 1e9, 3)[0]
+    delta = float(rounded.law.predict(rounded.theta, {k: np.array([v]) for k, v in at.items()})[0])
+    A, alpha = clean.constants["A"], clean.constants["alpha"]
+    assert A / (1e6 * share) ** alpha == pytest.approx(A / 1e6**alpha + delta, rel=1e-9)
+    rows = derived_rows(pool, [1e6])
+    assert {row["quantity"] for row in rows} == {"D_crit", "N_eff / N"}
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)  # type: ignore[operator]
+    assert derived_rows(Own(None, None, "no rows"), [1e6]) == []
+
+
+def simulated_own(clean: Case, rounded: Case) -> Own:
+    found = []
+    for case in (clean, rounded):
+        draws = case.theta + 0.001 * np.random.default_rng(0).standard_normal((50, len(case.law.parameters)))
+        found.append(SimpleNamespace(theta=case.theta, draws=draws, status="CONVERGED"))
+    return Own(found[0], found[1], "")  # type: ignore[arg-type]
+
+
 def test_derived_quantities() -> None:
     found = {(row["paper"], row["quantity"], row["setting"]): row["value"] for row in derived(PUBLISHED)}
     assert found["kumar_precision", "P*", "compute-optimal training, with biases"] == pytest.approx(7.002, abs=5e-4)
@@ -172,6 +227,10 @@ def test_fitted_laws_stand_first_and_once(tmp_path: Path) -> None:
     rows = compare(results.fits(reports), PUBLISHED)
     assert [row["paper"] for row in rows[:2]] == ["kumar_precision"] * 2
     assert len([row for row in rows if row["law"] == "kumar_eq2" and row["source"] == "published"]) == 1
-    assert len(rows) == len(compare(results.fits(reports))) + len(ROWS) - 2
+    of_loss = [row["law"] for row in rows if row["of"] == "loss"]
+    assert of_loss == ["chinchilla", "ouyang_16bit"]
+    assert len(rows) == len(compare(results.fits(reports))) + len(ROWS) - 2 + len(of_loss)
+    assert all({"N", "D"} <= set(row["at"]) for row in rows)
+    assert (rows[1]["source"], rows[1]["at"]) == ("ours", {"N": 2.0**18, "D": 2.0**23, "bits": 4.0})
     write_json(tmp_path / "rows.json", rows)  # what the stage does
     assert len(read_json(tmp_path / "rows.json")) == len(rows)

@@ -14,10 +14,12 @@ from typer.testing import CliRunner, Result
 from replications.commands import fit as fit_command
 from replications.commands import laws as laws_command
 from replications.kumar_precision.law import EQ3_BIAS
+from replications.kumar_precision.law import LAW as KUMAR
 from replications.laws import ENTRIES, for_table, restore
 from shared.errors import BitlawError
 from shared.laws.chinchilla import LAW
 from shared.laws.law import Law
+from shared.laws.tables import check
 from shared.laws.user_table import coded, read_user_table
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
@@ -108,9 +110,14 @@ def test_a_table_is_fitted_and_saved_and_predicts(table: Path, tmp_path: Path) -
     assert "warning: N = 1e+11 is" in beyond
     assert "times the largest fitted value" in beyond
     assert "chinchilla needs --D" in sentence("predict", out / "fit.json", "--N", "1e9")
-    assert "has no input 'n': its inputs are N, D" in sentence("predict", out / "fit.json", "--n", "1e9")
+    assert "has no input 'n', did you mean 'N'? its inputs are N, D" in sentence(
+        "predict", out / "fit.json", "--n", "1e9"
+    )
     assert "--N much: is not a number" in sentence("predict", out / "fit.json", "--N", "much", "--D", "1")
     assert "--N -1: must be above zero" in sentence("predict", out / "fit.json", "--N", "-1", "--D", "1")
+    for value in ("inf", "nan"):
+        assert f"--N {value}: must be finite" in sentence("predict", out / "fit.json", "--N", value, "--D", "1e9")
+    assert "--N 0: must be above zero" in sentence("predict", out / "fit.json", "--N", "0", "--D", "1e9")
     assert "'--D' has no value" in sentence("predict", out / "fit.json", "--N", "1", "--D")
     assert "not a saved fit" in sentence("predict", _json(tmp_path, {"law": "chinchilla"}), "--N", "1")
 
@@ -204,6 +211,10 @@ def test_claims_are_shown_as_they_were_judged(tmp_path: Path) -> None:
     assert json.loads(run("claims", "kumar_precision", "--reports", tmp_path, "--json").output) == {
         "kumar_precision": judged
     }
+    guide = tmp_path / "comparison"
+    guide.mkdir()
+    (guide / "claims.json").write_text(json.dumps(judged))
+    assert "comparison" in json.loads(run("claims", "guide", "--reports", tmp_path, "--json").output)
     assert "no claims are judged yet" in sentence("claims", "undertrained_qid", "--reports", tmp_path)
     assert "did you mean 'kumar_precision'" in sentence("claims", "kumar_precison")
 
@@ -220,16 +231,16 @@ def cell(column: str, value: Any) -> Change:
     [
         (lambda t: t.rename(columns={"params": "parms"}), "column 'params' of --map N=params is missing, did you mean"),
         (lambda t: t.drop(columns="val_loss"), "column 'val_loss' of --map loss=val_loss is missing"),
-        (cell("tokens", "many"), THIRD + "'D': 'many' is not a number"),
-        (cell("val_loss", "nan"), THIRD + "'loss': nan is not finite"),
-        (cell("val_loss", ""), THIRD + "'loss': nan is not finite"),
-        (cell("val_loss", np.inf), THIRD + "'loss': inf is not finite"),
-        (cell("val_loss", -2.0), THIRD + "'loss': -2 must be above zero: its logarithm is fitted"),
-        (cell("params", 0.0), THIRD + "'N': 0 must be above zero"),
-        (cell("tokens", -5e9), THIRD + "'D': -5e+09 must be above zero"),
-        (lambda t: t.assign(params=1e9), "column 'N' has one value only (1e+09)"),
+        (cell("tokens", "many"), THIRD + "'tokens' (D): 'many' is not a number"),
+        (cell("val_loss", "nan"), THIRD + "'val_loss' (loss): nan is not finite"),
+        (cell("val_loss", ""), THIRD + "'val_loss' (loss): nan is not finite"),
+        (cell("val_loss", np.inf), THIRD + "'val_loss' (loss): inf is not finite"),
+        (cell("val_loss", -2.0), THIRD + "'val_loss' (loss): -2 must be above zero: its logarithm is fitted"),
+        (cell("params", 0.0), THIRD + "'params' (N): 0 must be above zero"),
+        (cell("tokens", -5e9), THIRD + "'tokens' (D): -5e+09 must be above zero"),
+        (lambda t: t.assign(params=1e9), "column 'params' (N) has one value only (1e+09)"),
         (lambda t: t.iloc[:4], "4 rows are fewer than the 5 parameters of chinchilla"),
-        (lambda t: pd.concat([t, t.iloc[[4]]]), "row 61 (line 62), column "),
+        (lambda t: pd.concat([t, t.iloc[[4]]]), "(line 62), column 'params, tokens, C, method, val_loss': the row"),
         (lambda t: pd.concat([t, t.iloc[[4]]]), "the row repeats row 5; keep one of them"),
     ],
 )  # fmt: skip
@@ -266,6 +277,9 @@ def test_collinear_inputs_say_what_cannot_be_told(tmp_path: Path) -> None:
         (("--law", "chinchilla", *MAPPED, "--where", "params > 1e20"), "no row satisfies"),
         (("--law", "chinchilla", *MAPPED, "--recipe", "hubber"), "recipe 'hubber' is unknown, did you mean 'huber'"),
         (("--law", "all"), "has the columns of no law"),
+        (("--law", "chinchilla"), "'N' is missing; name it with --map N=COLUMN, one of params, tokens, C, method, val"),
+        (("--law", "chinchilla", *MAPPED, "--where", "method = 'bf16'"), "= gives a value; write == to compare"),
+        (("--law", "chinchilla", "--map", "N=Params"), "--map N=Params is missing, did you mean 'params'?"),
     ],
 )
 def test_bad_options_get_a_sentence(table: Path, words: tuple[str, ...], said: str) -> None:
@@ -287,6 +301,113 @@ def test_unreadable_files_get_a_sentence(tmp_path: Path) -> None:
     assert "is not a Parquet table" in sentence("fit", path, "--law", "chinchilla")
 
 
+def test_columns_are_found_whatever_their_case(tmp_path: Path) -> None:
+    path = tmp_path / "my.csv"
+    losses().rename(columns={"params": "n", "tokens": "d", "val_loss": "Loss"}).to_csv(path, index=False)
+    for words, said in (
+        ((), "column 'N' is missing, did you mean 'n'?; name it with --map N=COLUMN, one of n, d, C, method, Loss"),
+        (("--map", "N=n"), "column 'D' is missing, did you mean 'd'?"),
+        (("--map", "N=n", "--map", "D=d"), "column 'loss' is missing, did you mean 'Loss'?"),
+    ):
+        assert said in sentence("fit", path, "--law", "chinchilla", *words)
+
+
+def test_empty_lines_and_other_separators(tmp_path: Path) -> None:
+    path = tmp_path / "my.csv"
+    text = losses().to_csv(index=False)
+    for end in ("\n", ",,,,\n", "\n\n"):
+        path.write_text(text + end)
+        shown = run("fit", path, "--law", "chinchilla", *MAPPED)
+        assert "60 rows" in shown.output, shown.exception
+    lines = text.splitlines()
+    path.write_text("\n".join([*lines[:4], "", *lines[4:]]))
+    assert "row 4 (line 5) is empty; remove it" in sentence("fit", path, "--law", "chinchilla", *MAPPED)
+    path.write_text("params,tokens,val_loss\n\n\n")
+    assert "has a header and no row" in sentence("fit", path, "--law", "chinchilla", *MAPPED)
+    for sign, name in ((";", "semicolons"), ("\t", "tabs")):
+        losses().to_csv(path, index=False, sep=sign)
+        assert f"is separated by {name}; save it with commas" in sentence("fit", path, "--law", "chinchilla", *MAPPED)
+
+
+def test_an_expression_of_a_column_that_it_replaces_keeps_rows_apart(tmp_path: Path) -> None:
+    """`D` in billions, mapped to itself times 1e9: rows that differ in it only are no duplicates."""
+    path = tmp_path / "my.csv"
+    table = losses().assign(params=lambda t: t["params"].round(-9) + 1e9, val_loss=2.5, C=1.0, method="x")
+    table.assign(D=lambda t: t["tokens"] / 1e9).drop(columns="tokens").to_csv(path, index=False)
+    chosen = read_user_table(path, {"N": "params", "D": "D * 1e9", "loss": "val_loss"})
+    check(LAW, chosen, "my.csv")
+    again = pd.concat([chosen, chosen.iloc[[0]].assign(row=61)])
+    with pytest.raises(
+        BitlawError, match=r"row 61 .line 62., column 'params, C, method, val_loss, D': the row repeats"
+    ):
+        check(LAW, again, "my.csv")
+
+
+def test_what_a_fit_does_not_stop_at_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "my.csv"
+    one = losses().assign(bits=np.tile([3.0, 4.0, 16.0], 20), tag=[f"r{i}" for i in range(60)])
+    table = pd.concat([one, one.iloc[[2]].assign(tag="again")])
+    table.rename(columns={"params": "N", "tokens": "D", "val_loss": "loss"}).to_csv(path, index=False)
+
+    def said(*words: str) -> str:
+        return " ".join(json.loads(run("fit", path, *words, "--resamples", "20", "--json").output)["reasons"])
+
+    assert "row 61 has the inputs and the loss of row 3 to the last digit; if they are one run" in said(
+        "--law", "chinchilla"
+    )
+    one_factor = said("--law", "page_simple", "--starts", "4")
+    assert "page_simple has no N, D, method: rows that differ in them only are fitted as the same" in one_factor
+    gridded = said("--law", "chinchilla", "--recipe", "quartet-huber", "--starts", "4")
+    assert "chinchilla has no gamma for the grid of quartet-huber: 4 random starts" in gridded
+    assert "grid" not in said("--law", "chinchilla", "--recipe", "hoffmann-huber")
+
+
+def deltas(path: Path, **more: Any) -> Path:
+    """Kumar's Eq. 2 on three sizes of two trained models each, whose seeds scatter by 5 %."""
+    rows = [
+        (N, D, b, f"{N:g}-{s}") for N in (1e8, 3e8, 1e9) for s in (0, 1) for D in (2e9, 8e9, 3e10) for b in (3, 4, 5)
+    ]
+    table = pd.DataFrame(rows, columns=["N", "D", "bits", "trunk_id"])
+    truth = KUMAR.internal({"C_T": 0.06, "gamma_D": 0.5, "gamma_N": 0.35, "gamma_post": 0.6})
+    level = KUMAR.predict(truth, {name: table[name].to_numpy(float) for name in KUMAR.inputs})
+    noise = 1 + 0.05 * np.random.default_rng(0).standard_normal(len(table))
+    table.assign(delta=level * noise, delta_se=0.001 * level, **more).to_csv(path, index=False)
+    return path
+
+
+def test_the_scatter_of_seeds_is_used(tmp_path: Path) -> None:
+    path = deltas(tmp_path / "my.csv")
+    found = json.loads(run("fit", path, "--law", "kumar_eq2", "--resamples", "40", "--json").output)
+    assert "seed noise from 27 cells with several seeds" in found["reasons"]
+    assert set(found["noise"]["cv"]) == {"3.0", "4.0", "5.0"}
+    assert found["seed_sd"] / np.median([0.1]) > 0.02 or found["seed_sd"] > 0
+    assert found["noise"]["cv"]["4.0"] == pytest.approx(0.05, rel=0.5)
+    # A law of one input has cells of many N and D; what they change is no noise of seeds.
+    bits = json.loads(run("fit", path, "--law", "ouyang_bits", "--resamples", "40", "--json").output)
+    assert bits["noise"] == found["noise"]
+    words = ("--law", "kumar_eq2", "--law", "ouyang_joint", "--resamples", "20")
+    assert "seed noise from 27 cells" in json.loads(run("compare", path, *words, "--json").output)["notes"][-1]
+    pd.read_csv(path).drop(columns="trunk_id").to_csv(path, index=False)
+    for command, key in (("fit", "reasons"), ("compare", "notes")):
+        plain = json.loads(run(command, path, *(words if command == "compare" else words[:2]), "--json").output)
+        assert any("no column 'trunk_id' says which rows share" in line for line in plain[key])
+
+
+def test_negative_errors_are_refused(tmp_path: Path) -> None:
+    path = deltas(tmp_path / "my.csv")
+    pd.read_csv(path).assign(delta_se=lambda t: t["delta_se"].where(t.index != 2, -0.1)).to_csv(path, index=False)
+    assert THIRD + "'delta_se': a standard error cannot be negative" in sentence("fit", path, "--law", "kumar_eq2")
+
+
+def test_all_compares_the_laws_that_can_be(tmp_path: Path) -> None:
+    shown = run("compare", deltas(tmp_path / "my.csv"), "--law", "all", "--resamples", "20", "--json")
+    assert shown.exit_code == 0, shown.exception
+    for name, lacking in (("ouyang_bits", "D, N"), ("ouyang_tokens", "N"), ("ouyang_size", "D")):
+        assert f"{name}: left out (it has no {lacking}, so it predicts no other one)" in shown.output
+    found = json.loads(shown.stdout)
+    assert {"kumar_eq2", "ouyang_joint", "page_full"} <= {score["law"] for score in found["scores"]}
+
+
 def test_rows_keep_their_numbers_through_a_selection(tmp_path: Path) -> None:
     path = tmp_path / "my.csv"
     table = losses()
@@ -295,7 +416,7 @@ def test_rows_keep_their_numbers_through_a_selection(tmp_path: Path) -> None:
     chosen = read_user_table(path, {"N": "params"}, "tokens < 0 or params > 1e9")
     assert chosen["row"].iloc[0] <= 7
     assert 7 in set(chosen["row"])
-    assert "row 7 (line 8), column 'D'" in sentence(
+    assert "row 7 (line 8), column 'tokens' (D)" in sentence(
         "fit", path, "--law", "chinchilla", *MAPPED, "--where", "tokens < 0 or params > 1e9"
     )
 

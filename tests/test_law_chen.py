@@ -100,11 +100,18 @@ def test_effective_shares_of_the_paper(setting: str, G: float, shares: tuple[flo
 
 
 def test_verdicts_that_table_1_decides() -> None:
-    holds = ("C3b", "C6a", "C8a", "C8b", "C8c", "C8d", "C14a", "C15")
-    fails = ("C1a", "C2a", "C3a", "C4a", "C4b", "C5a", "C5b", "C6b", "C7a", "C9a", "C9b", "C9c", "C13a", "C13b", "C14b")
+    same = ("C1a", "C2a", "C4a", "C4b", "C5a", "C5b", "C6a", "C7a", "C8b", "C8c", "C8d", "C9a")
+    other = ("C3a", "C6b", "C9b", "C9c")
+    holds = (*same, "C3b", "C8a", "C14a", "C15")
+    fails = (*other, "C13a", "C13b", "C14b")
     assert verdicts("qat_scaling") == dict.fromkeys(holds, "holds") | dict.fromkeys(fails, "fails")
     found = judged("qat_scaling")
-    assert found["C1a"].detail == "the law gives 0.366, printed 0.34; the deltas differ by -3.9%, within its error"
-    assert "beyond its error" in found["C6b"].detail
-    assert "beyond its error" in found["C9b"].detail
+    assert found["C1a"].detail == "the law gives 0.366, printed 0.34; the deltas differ by -3.9%"
+    assert found["C6b"].value == pytest.approx(0.69, abs=0.005)
+    for id in (*same, *other):  # one yardstick, and both numbers with their gap
+        claim, value = found[id].claim, found[id].value
+        assert value is not None
+        assert (claim.region.low, claim.region.high) == (1 - audit.ERROR, 1 + audit.ERROR)
+        assert f"by {value - 1:+.1%}" in found[id].detail
+        assert "printed" in found[id].detail
     assert {f"C{n}" for n in range(1, 16)} <= {id.rstrip("abcde") for id in found}

@@ -192,7 +192,7 @@ def test_weights_alone_in_equation_3() -> None:
 
 
 def test_verdicts_that_table_2_decides() -> None:
-    holds = ("K3a", "K3b", "K3c", "K4a", "K6b", "K7a", "K8a", "K8d", "K9a", "K10", "K14")
+    holds = ("K3a", "K3b", "K3c", "K4a", "K6b", "K6d", "K7a", "K8a", "K8c", "K8d", "K9a", "K10", "K14")
     fails = ("K2", "K6c", "K7b", "K7c", "K7d", "K7e", "K8b", "K9b")
     assert verdicts("kumar_precision") == dict.fromkeys(holds, "holds") | dict.fromkeys(fails, "fails")
     found = judged("kumar_precision")

@@ -5,6 +5,7 @@ The tables are not redistributed: tests that need them read the folder $BITLAW_P
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from replications import papers
 from replications.commands import published
 from replications.compression_laws.law import effective_parameters, effective_parameters_and_data
 from replications.kumar_precision.law import EQ3_BIAS
@@ -244,6 +246,32 @@ def test_chens_exponents_on_published_runs() -> None:
         assert found[name].value == pytest.approx(value, abs=0.003)
         assert found[name].low < found[name].value < found[name].high
     assert found["quartet/backward/gamma_D"].high < 0 < found["quartet/forward/gamma_D"].low
+
+
+@NEEDS_TABLES
+def test_the_published_chinchilla_stands_in_the_repository() -> None:
+    known = papers.all_published()["comparison"].laws
+    assert {name: known["besiroglu_se"][name].value for name in ("alpha", "beta", "E")} == {
+        "alpha": 0.0154, "beta": 0.0206, "E": 0.02566,
+    }  # fmt: skip
+    for name, constant in known["besiroglu"].items():
+        assert known["besiroglu_low"][name].value < constant.value < known["besiroglu_high"][name].value
+
+
+@NEEDS_TABLES
+def test_forms_on_deltas_and_results_stored_once() -> None:
+    found = refits.extrapolation_deltas()
+    assert {score.law for score in found["quest/extrapolation/delta_2"].scores} == {"chen_delta", "multiplier"}
+    assert found["quartet/extrapolation/delta_forward"].winner == "chen_delta"
+    assert found["quartet/extrapolation/delta_forward"].real
+    score = found["quest/extrapolation/delta_2"].scores[0]
+    both = replace(
+        score, errors={"rollout in N": score.errors["rollout in N"], "rollout in D": score.errors["rollout in N"]}
+    )
+    merged = refits.once(replace(found["quest/extrapolation/delta_2"], scores=(both,)))
+    assert set(merged.scores[0].errors) == {"rollout in N and D"}
+    assert "N and D rise together" in merged.notes[-1]
+    assert refits.once(found["quest/extrapolation/delta_2"]) == found["quest/extrapolation/delta_2"]
 
 
 def test_deltas_take_the_first_table_with_such_a_run() -> None:

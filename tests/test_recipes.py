@@ -1,7 +1,9 @@
 """Fits of losses by named recipes: solver, starts, intervals, held constants, very large tables."""
 
 import doctest
+import resource
 import time
+import tracemalloc
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -11,23 +13,32 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import CASES
 from scipy import stats
 from scipy.optimize import least_squares
 from simulated_pool import HORIZONS, SIZES
 
 from replications.compression_laws.law import effective_parameters
 from replications.kumar_precision.law import EQ3_BIAS
+from replications.kumar_precision.law import LAW as KUMAR
+from replications.precision_predictor.law import LAW as PAGE
+from replications.qat_scaling.law import LOSS as CHEN
 from shared.errors import BitlawError
 from shared.laws import fit as fit_module
 from shared.laws import rows as rows_module
-from shared.laws.bootstrap import _components
+from shared.laws import weighted as weighted_module
+from shared.laws.bootstrap import _components, resample
+from shared.laws.cells import gather
 from shared.laws.chinchilla import LAW
 from shared.laws.fit import Fit, fit, hold, outside
 from shared.laws.law import Array, Columns, Law
+from shared.laws.noise import NO_NOISE, SeedNoise
 from shared.laws.recipes import RECIPES, find, starting_points
 from shared.laws.solve import Misfit, solve
 
 CONSTANTS = {"A": 480.0, "alpha": 0.35, "B": 2100.0, "beta": 0.37, "E": 1.8}
+DELTA = {"C_T": 0.06, "gamma_D": 0.5, "gamma_N": 0.35, "gamma_post": 0.6}
+SPREAD = 0.05
 SEEDS = {"S": 3, "M": 2, "S4": 1, "M3": 1, "W": 1, "L": 1}
 
 
@@ -228,6 +239,36 @@ def test_profiles_end_at_bounds_and_say_when_they_are_open() -> None:
     assert nothing.parameters["alpha"].value == pytest.approx(0.35, rel=1e-3)
 
 
+def test_the_profile_of_a_tiny_constant_is_found() -> None:
+    """eta of 1e-26: its interval in eta, where the slope does not change, is no interval in ln eta."""
+    case = CASES["page_full"]
+    table = case.table().assign(loss=0.0)
+    level = PAGE.predict(PAGE.internal({"eta": 1.3e-26, "beta": 0.47, "delta": 22.0}), case.columns)
+    off = 1 + 0.1 * np.random.default_rng(0).standard_normal(len(table))
+    found = fit(PAGE, table.assign(delta=level * off, delta_se=0.1 * level), n_starts=8, n_boot=200, profile=True)
+    eta = found.parameters["eta"]
+    assert eta.profile_low is not None
+    assert eta.profile_high is not None
+    assert eta.profile_high / eta.profile_low == pytest.approx(eta.high / eta.low, rel=1.5)
+    assert eta.profile_high / eta.profile_low > 2
+
+
+def test_a_flat_bottom_of_hubers_cost_is_weak() -> None:
+    """Bits that the law does not know put nearly all residuals beyond the corner: many constants cost the same."""
+    rows = list(product((1e8, 3e8, 1e9, 3e9), (2e9, 8e9, 3e10), (2.0, 3.0, 4.0, 16.0)))
+    table = pd.DataFrame(rows, columns=["N", "D", "bits"])
+    truth = EQ3_BIAS.internal({**CONSTANTS, "A": 480, "B": 2100, "beta": 0.37, "gamma_w": 2.1, "n_w": 0.25})
+    noise = np.exp(0.002 * np.random.default_rng(1).standard_normal(len(table)))
+    table["loss"] = EQ3_BIAS.predict(truth, {k: table[k].to_numpy() for k in EQ3_BIAS.inputs}) * noise
+    several = [fit(LAW, table, n_starts=n, n_boot=20) for n in (4, 8, 16, 64)]
+    objectives = [found.objective for found in several]
+    assert max(objectives) == pytest.approx(min(objectives), rel=1e-9)
+    assert {found.status for found in several} == {"WEAKLY_IDENTIFIED"}
+    assert "residuals lie within Huber's corner" in " ".join(several[0].reasons)
+    assert fit(LAW, table, n_starts=8, n_boot=20, recipe="least-squares-log").status == "CONVERGED"
+    assert fit(EQ3_BIAS, table, n_starts=8, n_boot=20).status == "CONVERGED"
+
+
 def test_rows_are_resampled_as_the_formula_says() -> None:
     table = losses(0.005, n=300)
     found = fit(LAW, table, recipe="least-squares-log", n_boot=600)
@@ -256,52 +297,65 @@ def test_resamples_of_grouped_laws_keep_every_group() -> None:
     assert again.parameters == found.parameters
 
 
-def clustered(seed: int, noise: float = 1e-3, shared: float = 0.5) -> pd.DataFrame:
+TRUTHS = {
+    "chinchilla": {"A": 60.0, "alpha": 0.3, "B": 300.0, "beta": 0.35, "E": 1.5},
+    "chen_loss": {
+        "A": 60.0, "alpha": 0.3, "B": 300.0, "E": 1.5, "k": 0.02, "gamma_N": 0.2, "gamma_D": 0.15, "gamma_G": 0.8,
+    },
+}  # fmt: skip
+GROUPS = (1.0, 8.0, 32.0, 128.0)  # of Chen's law, each trained as a trunk of its own
+
+
+def clustered(law: Law, seed: int, noise: float = 1e-3, shared: float = 0.5) -> pd.DataFrame:
     """The pool's cluster structure: six sizes, six horizons, trunks with three, two or one seeds; `shared` of the
     variance of ln loss is common to a trunk's horizons."""
     generator = np.random.default_rng(seed)
-    truth = LAW.internal({"A": 60.0, "alpha": 0.3, "B": 300.0, "beta": 0.35, "E": 1.5})
+    truth = law.internal(TRUTHS[law.name])
     parts = []
-    for size, seeds in SEEDS.items():
+    for (size, seeds), G in product(SEEDS.items(), GROUPS if "G" in law.inputs else (1.0,)):
         for number in range(seeds):
             D = np.array(HORIZONS, dtype=float)
             common = np.sqrt(shared) * generator.standard_normal()
             off = common + np.sqrt(1 - shared) * generator.standard_normal(len(D))
-            columns = {"N": np.full(len(D), float(SIZES[size])), "D": D}
-            loss = LAW.predict(truth, columns) * np.exp(noise * off)
-            parts.append(pd.DataFrame({**columns, "loss": loss, "trunk_id": f"{size}{number}"}))
+            columns = {"N": np.full(len(D), float(SIZES[size])), "D": D, "G": np.full(len(D), G)}
+            loss = law.predict(truth, columns) * np.exp(noise * off)
+            inputs = {name: columns[name] for name in law.inputs}
+            parts.append(pd.DataFrame({**inputs, "loss": loss, "trunk_id": f"{size}{number}{G}"}))
     return pd.concat(parts, ignore_index=True)
 
 
-def coverage(sets: int, shared: float) -> dict[str, float]:
+def coverage(sets: int, shared: float, name: str) -> dict[str, float]:
     """The share of 95 % intervals of a predicted loss, inside and beyond the grid, and of constants, with the truth."""
-    truth = {"A": 60.0, "alpha": 0.3, "B": 300.0, "beta": 0.35, "E": 1.5}
-    places = {"middle": (3e5, 8e6), "larger": (3.4e6, 1.3e8)}
+    law, truth = {one.name: one for one in (LAW, CHEN)}[name], TRUTHS[name]
+    places = {"middle": (3e5, 8e6, 16.0), "larger": (3.4e6, 1.3e8, 16.0)}
     hits = dict.fromkeys([*truth, *places], 0)
     for seed in range(sets):
-        found = fit(LAW, clustered(seed, shared=shared), recipe="least-squares-log", n_boot=200, n_starts=8, seed=seed)
-        for name, value in truth.items():
-            hits[name] += found.parameters[name].low <= value <= found.parameters[name].high
-        for name, (N, D) in places.items():
-            where = {"N": np.array([N]), "D": np.array([D])}
-            _, low, high = fit_module.predicted(LAW, found, where)
-            hits[name] += bool(low[0] <= LAW.predict(LAW.internal(truth), where)[0] <= high[0])
-    return {name: count / sets for name, count in hits.items()}
+        table = clustered(law, seed, shared=shared)
+        found = fit(law, table, recipe="least-squares-log", n_boot=200, n_starts=8, seed=seed)
+        for constant, value in truth.items():
+            hits[constant] += found.parameters[constant].low <= value <= found.parameters[constant].high
+        for place, (N, D, G) in places.items():
+            where = {"N": np.array([N]), "D": np.array([D]), "G": np.array([G])}
+            _, low, high = fit_module.predicted(law, found, where)
+            hits[place] += bool(low[0] <= law.predict(law.internal(truth), where)[0] <= high[0])
+    return {constant: count / sets for constant, count in hits.items()}
 
 
 def test_intervals_of_losses_cover() -> None:
     """A quick look at what `test_intervals_of_losses_cover_in_full` measures."""
-    assert min(coverage(12, 0.5).values()) >= 0.75
+    assert min(coverage(12, 0.5, "chinchilla").values()) >= 0.75
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [0.0, 0.5])
-def test_intervals_of_losses_cover_in_full(shared: float) -> None:
-    """200 sets with 0.1 % noise on the loss (binomial error 0.02); what was found is in docs/log.md."""
-    found = coverage(200, shared)
-    print(found)
+@pytest.mark.parametrize("law", ["chinchilla", "chen_loss"])
+def test_intervals_of_losses_cover_in_full(law: str, shared: float) -> None:
+    """200 sets with 0.1 % noise on the loss; what was found is in docs/log.md. Intervals that always hold the truth
+    are too wide: at most 99 % may, and the binomial error of that, .007."""
+    found = coverage(200, shared, law)
+    print(law, shared, found)
     assert min(found.values()) >= 0.9
-    assert max(found.values()) <= 1.0
+    assert max(found.values()) <= 0.99 + np.sqrt(0.99 * 0.01 / 200)
 
 
 def test_the_noise_of_rows_and_of_trunks_is_found_in_the_residuals() -> None:
@@ -354,6 +408,88 @@ def test_a_million_rows_take_under_a_minute() -> None:
     assert time.perf_counter() - start < 60
     assert found.status == "CONVERGED"
     assert found.parameters["E"].low < 1.8 < found.parameters["E"].high
+
+
+def deltas(n: int, kind: str, seed: int = 0) -> pd.DataFrame:
+    """`n` rows of Kumar's Eq. 2 with 5 % noise: each a cell of its own, or two rows a cell (`repeated`), or in trunks
+    of 20 rows, two trunks a cell, half of whose variance is common to a trunk (`trunks`)."""
+    generator = np.random.default_rng(seed)
+    rows = {"trunks": 20, "repeated": 1, "cells": 1}[kind]
+    copies = 1 if kind == "cells" else 2
+    models = n // rows // copies
+    trunk = np.repeat(np.tile(np.arange(models), copies) + models * np.repeat(np.arange(copies), models), rows)
+    N = np.exp(generator.choice(np.linspace(np.log(1e7), np.log(1e10), 30), models))
+    D = np.exp(generator.uniform(np.log(1e9), np.log(1e12), models))
+    columns = {
+        "N": np.repeat(np.tile(N, copies), rows),
+        "D": np.repeat(np.tile(D, copies), rows) * np.tile(np.linspace(1, 2, rows), models * copies),
+        "bits": np.tile(generator.integers(2, 7, models * rows), copies).astype(float),
+    }
+    common = generator.standard_normal(trunk.max() + 1)[trunk] if kind == "trunks" else 0.0
+    share = 0.5 if kind == "trunks" else 0.0
+    noise = SPREAD * (np.sqrt(share) * common + np.sqrt(1 - share) * generator.standard_normal(n))
+    level = KUMAR.predict(KUMAR.internal(DELTA), columns)
+    table = pd.DataFrame({**columns, "delta": level * (1 + noise), "delta_se": 1e-3 * level})
+    return table.assign(trunk_id=trunk) if kind == "trunks" else table
+
+
+def true_spread(table: pd.DataFrame, kind: str) -> Array:
+    """(P,) standard deviations of the constants fitted to `deltas`, to first order, from the noise that it has."""
+    cells = gather(KUMAR, table, NO_NOISE, "trunk_id", "N")
+    theta = KUMAR.internal(DELTA)
+    level = KUMAR.predict(theta, cells.columns)
+    slope = KUMAR.gradient(theta, cells.columns) / level[:, None]
+    of_row = SPREAD * (np.linalg.solve(slope.T @ slope, slope.T) / cells.rows)[:, cells.row_cell]
+    share = 0.5 if kind == "trunks" else 0.0
+    of_trunk = np.stack([np.bincount(cells.row_trunk, row) for row in of_row])
+    return np.sqrt(share * np.sum(of_trunk**2, axis=1) + (1 - share) * np.sum(of_row**2, axis=1))
+
+
+@pytest.mark.parametrize("kind", ["cells", "repeated", "trunks"])
+def test_many_deltas_are_approximated_and_it_is_said(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = deltas(2400, kind)
+    noise = SeedNoise(cv={"": SPREAD}, cells=100, dof=60)
+    whole = fit(KUMAR, table, noise=noise, n_starts=8, n_boot=300)
+    monkeypatch.setattr(weighted_module, "LARGE", 1000)
+    monkeypatch.setattr(weighted_module, "SAMPLE", 500)
+    monkeypatch.setattr(fit_module, "LARGE", 1000)
+    quick = fit(KUMAR, table, noise=noise, n_starts=8, n_boot=300, profile=True)
+    assert quick.status == "CONVERGED"
+    assert quick.tau == pytest.approx(whole.tau, abs=1e-6)
+    np.testing.assert_allclose(quick.theta, whole.theta, rtol=1e-6)
+    np.testing.assert_allclose(quick.draws.std(axis=0), true_spread(table, kind), rtol=0.2)
+    np.testing.assert_allclose(np.corrcoef(quick.draws.T), np.corrcoef(whole.draws.T), atol=0.2)
+    if kind == "cells":
+        np.testing.assert_allclose(quick.draws.std(axis=0), whole.draws.std(axis=0), rtol=0.2)
+    said = " ".join(quick.reasons)
+    assert "2400 rows in" in said
+    assert "a sample of 500 cells" in said
+    assert "one Newton step" in said
+    assert quick.parameters["gamma_D"].profile_low is None
+
+
+def test_trunks_and_cells_are_resampled_without_a_table_of_both() -> None:
+    """20,000 rows, two a cell, each a trunk of its own: 10,000 x 20,000 numbers would be 1.6 GB."""
+    cells = gather(KUMAR, deltas(20_000, "repeated"), NO_NOISE, "trunk_id", "N")
+    tracemalloc.start()
+    drawn, present = resample(cells, np.random.default_rng(0), 20, cells.target, NO_NOISE, 0.0)
+    assert tracemalloc.get_traced_memory()[1] < 2e8
+    tracemalloc.stop()
+    assert drawn.shape == present.shape == (20, 10_000)
+    assert 0.7 < present.mean() < 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["cells", "repeated", "trunks"])
+def test_a_million_deltas_take_under_a_minute(kind: str) -> None:
+    table = deltas(1_000_000, kind)
+    start = time.process_time()
+    found = fit(KUMAR, table)
+    seconds = time.process_time() - start
+    print(kind, f"{seconds:.1f} s, {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB at most")
+    assert seconds < 60
+    assert found.status == "CONVERGED"
+    assert found.parameters["gamma_D"].low < DELTA["gamma_D"] < found.parameters["gamma_D"].high
 
 
 @settings(max_examples=15, deadline=None)

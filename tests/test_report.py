@@ -76,6 +76,14 @@ def reports(tmp_path: Path) -> Path:
         fake_gallery(folder / paper, "delta_cooled", "constants")
     rows = results.elasticities.compare(results.fits(folder))
     write_json(folder / "comparison" / "elasticities.json", rows)
+    implied: list[dict[str, Any]] = [
+        {"paper": "ours", "quantity": "D_crit", "setting": "S in 2 bits", "value": 4e6, "low": 3e6, "unit": "tokens"},
+        {"paper": "a", "quantity": "P*", "setting": "theirs", "value": None, "low": None, "unit": "bits"},
+    ]
+    implied = [{**row, "high": None} for row in implied]
+    write_json(folder / "comparison" / "derived.json", implied)
+    refit = {"value": 0.3473, "low": 0.319, "high": 0.3732, "scale": "240 runs", "note": "standard error 0.0154"}
+    write_json(folder / "published" / "refits.json", {"chinchilla/alpha": refit})
     fake_gallery(folder / "comparison", "elasticities")
     return folder
 
@@ -148,6 +156,16 @@ def test_numbers_of_the_page_are_those_of_the_files(reports: Path) -> None:
     assert "0.507" in text  # published gamma_D
     assert "cooled, group 16: column 'N' has one value only" in text
     assert "Of 420 measurements read, 210 were fitted" in text
+
+
+def test_the_comparison_states_its_points_and_what_follows(reports: Path) -> None:
+    text = Page(read(reports)).text
+    assert "N = 0.26M, D = 8.4M, bits = 4" in text  # where our slopes are stated
+    assert "S in 2 bits" in text
+    assert "3.00e+06 to no bound" in text
+    assert "0.3478 [0.317, 0.373] Besiroglu et al. 2024, scale fit (R)" in text
+    assert "0.3473 [0.319, 0.373] standard error 0.0154" in text
+    assert "needs the refits on published runs" in text  # the other constants
 
 
 def test_the_page_names_its_sources(reports: Path) -> None:

@@ -157,7 +157,9 @@ RECOMPUTED: tuple[tuple[Claim, Callable[[Values], Answer]], ...] = (
 _measured = stating(PAPER, "measured")
 
 
-NO_RUNS = "no run of the pool is trained in floating-point formats yet"
+NO_RUNS = (
+    "a law needs runs of several sizes, horizons and layouts, and the pool has E2M1 at one size and horizon so far"
+)
 NEEDS_RUNS = (
     (
         _measured("CB1c", "delta > nu on our runs", "Eq. 1", "delta - nu > 0", 0.0, math.inf),

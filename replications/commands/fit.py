@@ -20,6 +20,7 @@ from replications.commands.laws import (
     console,
     print_json,
     read,
+    scatter,
 )
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def fit(
     for one, rows in choose(law, found, reference, table):
         try:
             result = solve(
-                one, rows, recipe=recipe or None, n_starts=starts, n_boot=resamples, seed=seed, name=str(table),
-                fixed=held, profile=True,
+                one, rows, recipe=recipe or None, noise=scatter(one, rows, recipe, str(table)), n_starts=starts,
+                n_boot=resamples, seed=seed, name=str(table), fixed=held, profile=True,
             )  # fmt: skip
         except BitlawError as error:
             if ALL not in law:
@@ -127,7 +128,10 @@ def _held(fix: list[str]) -> dict[str, float]:
 
 def _inputs(words: list[str], law: "Law") -> dict[str, float]:
     """`--N 1e9 --D=2e10 ...` for every input of the law."""
+    import math
+
     from shared.errors import BitlawError, nearest
+    from shared.laws.tables import alike
 
     given: dict[str, str] = {}
     rest = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
@@ -140,8 +144,8 @@ def _inputs(words: list[str], law: "Law") -> dict[str, float]:
         given[name[2:]] = rest.pop(0)
     for name in given:
         if name not in law.inputs:
-            hint = nearest(name, list(law.inputs)) or f": its inputs are {', '.join(law.inputs)}"
-            raise BitlawError(f"{law.name} has no input '{name}'{hint}")
+            hint = alike(name, list(law.inputs)) or ":"
+            raise BitlawError(f"{law.name} has no input '{name}'{hint} its inputs are {', '.join(law.inputs)}")
     at = {}
     for name in law.inputs:
         if name not in given:
@@ -156,6 +160,8 @@ def _inputs(words: list[str], law: "Law") -> dict[str, float]:
             at[name] = float(given[name])
         except ValueError as error:
             raise BitlawError(f"--{name} {given[name]}: is not a number") from error
+        if not math.isfinite(at[name]):
+            raise BitlawError(f"--{name} {given[name]}: must be finite")
         if not (at[name] >= 0 if name in law.at_least_zero else at[name] > 0):
             raise BitlawError(f"--{name} {given[name]}: must be above zero")
     return at

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from shared.laws.law import Law
+    from shared.laws.noise import SeedNoise
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 TableFile = Annotated[Path, typer.Argument(metavar="TABLE", help="CSV or Parquet, one row a run or measurement")]
@@ -79,15 +80,20 @@ def compare(
     from shared.errors import BitlawError
     from shared.laws.compare import LEFT_OUT, ROLLOUT
     from shared.laws.compare import compare as score
+    from shared.laws.noise import NO_NOISE
 
     found = read(table, columns, where)
     chosen = choose(law, found, reference, table)
     if len({one.target for one, _ in chosen}) > 1:
         raise BitlawError(f"{table}: has laws of the loss and of delta; name those of one target with --law")
     shared_table = _one_table(chosen, found)
+    if ALL in law:
+        chosen = _rivals(chosen, shared_table, recipe, str(table))
     result = score(
-        [one for one, _ in chosen], shared_table, recipe=recipe or None, n_boot=resamples, seed=seed, name=str(table)
-    )
+        [one for one, _ in chosen], shared_table, recipe=recipe or None,
+        noise=scatter(chosen[0][0], shared_table, recipe, str(table)) if chosen else NO_NOISE,
+        n_boot=resamples, seed=seed, name=str(table),
+    )  # fmt: skip
     if json:
         print_json(result.to_json())
         return
@@ -116,6 +122,8 @@ def claims(
     from shared.errors import BitlawError
     from shared.files import read_json
 
+    # People who look for the guide's claims call them so; its folder is that of the comparison between papers.
+    paper = GUIDE.name if paper == "guide" else paper
     names = [find(paper).name] if paper else [*PAPERS, GUIDE.name]
     files = {name: reports / name / "claims.json" for name in names}
     there = {name: read_json(path) for name, path in files.items() if path.exists()}
@@ -173,6 +181,50 @@ def choose(names: list[str], table: "pd.DataFrame", reference: str, what: Path) 
                 raise
             typer.echo(f"{name}: left out ({error})", err=True)
     return chosen
+
+
+def scatter(law: "Law", rows: "pd.DataFrame", recipe: str, what: str) -> "SeedNoise":
+    """The seeds' noise in the user's rows, where the recipe weighs by it and `trunk_id` says which rows share one.
+
+    A cell's rows are equal in every known input of a law, not in this law's alone: what bits or N change is no noise.
+    Raises BitlawError for a table that cannot be fitted.
+    """
+    from replications.laws import ENTRIES
+    from shared.laws.noise import NO_NOISE, seed_noise
+    from shared.laws.recipes import default, find
+    from shared.laws.tables import KNOWN_INPUTS, check, numbers
+
+    chosen = find(recipe) if recipe else default(law)
+    if not chosen.noise or "trunk_id" not in rows:
+        return NO_NOISE
+    check(law, rows, what, positive_target=chosen.misfit.log)
+    known = dict.fromkeys([*KNOWN_INPUTS, *(name for entry in ENTRIES.values() for name in entry.law.inputs)])
+    by = "format" if "format" in rows or "bits" not in law.inputs else "bits"
+    return seed_noise(numbers(law, rows), [name for name in known if name in rows], target=law.target, by=by)
+
+
+def _rivals(
+    chosen: "list[tuple[Law, pd.DataFrame]]", table: "pd.DataFrame", recipe: str, what: str
+) -> "list[tuple[Law, pd.DataFrame]]":
+    """Of all laws those that the table can be fitted to, and that predict another N or D wherever any of them does."""
+    from shared.errors import BitlawError
+    from shared.laws.recipes import default, find
+    from shared.laws.tables import check
+
+    usual = {name for law, _ in chosen for name in ("N", "D") if name in law.inputs}
+    kept = []
+    for law, rows in chosen:
+        lacking = ", ".join(sorted(usual - set(law.inputs)))
+        if lacking:
+            typer.echo(f"{law.name}: left out (it has no {lacking}, so it predicts no other one)", err=True)
+            continue
+        try:
+            check(law, table, what, positive_target=(find(recipe) if recipe else default(law)).misfit.log)
+        except BitlawError as error:
+            typer.echo(f"{law.name}: left out ({error})", err=True)
+            continue
+        kept.append((law, rows))
+    return kept
 
 
 def _one_table(chosen: "list[tuple[Law, pd.DataFrame]]", table: "pd.DataFrame") -> "pd.DataFrame":

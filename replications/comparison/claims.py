@@ -1,6 +1,6 @@
 """The guide's statements (a blog survey of the five papers): G1 to G14, judged by the papers' published numbers.
 
-What our own pool or refits decide comes with the comparison of laws; until then those statements say what they need.
+What our pool decides is looked up among the quantities of evidence.py; the rest says which runs it needs.
 """
 
 import math
@@ -14,6 +14,7 @@ from replications.kumar_precision import optimum as kumar_optimum
 from replications.kumar_precision.law import LAW as KUMAR
 from shared.laws.settings import Published
 from shared.report.claim import Claim, Finding, Region, in_order, needs_runs, recomputed
+from shared.report.evidence import seen
 from shared.report.refits import Refit, refitted
 
 PAPER = "comparison"
@@ -229,7 +230,60 @@ def _measured(id: str, statement: str, text: str, low: float, high: float) -> Cl
     return Claim(id, PAPER, statement, "guide", "measured", Region(text, low, high))
 
 
-NO_QAT = "no run of the pool is trained in low precision yet"
+# On our pool: the quantities of evidence.py by the beginning of their names.
+ON_POOL = (
+    (
+        _measured(
+            "G2b",
+            "A checkpoint trained longer is still better after rounding to 4 bits",
+            "d L / d ln D < 0 after rounding to 4 bits, at every N and horizon",
+            -math.inf,
+            0.0,
+        ),
+        "pool/step/",
+        "two horizons of one size, rounded to 4 bits, are needed",
+    ),
+    (
+        _measured(
+            "G3", "ln delta is linear in the bits", "AICc of the best other form less that of this > 2", 2.0, math.inf
+        ),
+        "pool/forms/exponential",
+        "no cooled rows per channel that can be fitted",
+    ),
+    (
+        _measured("G9b", "delta_W4A4 is the sum of its parts on our runs", "factor between 0.95 and 1.05", 0.95, 1.05),
+        "pool/pairs/sum/",
+        "W4A4, W4A16 and W16A4 with the same two seeds are needed",
+    ),
+    (
+        _measured("G10b", "Activations dominate on our runs", "delta_W16A4 / delta_W4A16 > 1", 1.0, math.inf),
+        "pool/pairs/R/",
+        "W4A16 and W16A4 with the same two seeds are needed",
+    ),
+    (
+        _measured(
+            "G13",
+            "Past D_crit more tokens make the quantized model worse",
+            "d L / d ln D > 0 after rounding to 2 or 3 bits, on steps to the longest horizon that begin past D_crit",
+            0.0,
+            math.inf,
+        ),
+        "pool/past/",
+        "no step to a longest horizon begins past our D_crit at 2 or 3 bits",
+    ),
+    (
+        _measured(
+            "G14b",
+            "At equal N P a larger model in fewer bits beats a smaller one on our runs",
+            "loss of the smaller less that of the larger > 0 at equal N P and D",
+            0.0,
+            math.inf,
+        ),
+        "pool/equal_NP/",
+        "no two measured models have N P within 2 % at one D",
+    ),
+)
+NO_QAT = "a law needs low-precision runs of several sizes and horizons, and the pool has them of one so far"
 NEEDS_RUNS = (
     (
         _measured(
@@ -243,36 +297,12 @@ NEEDS_RUNS = (
     ),
     (
         _measured(
-            "G2b",
-            "A checkpoint trained longer is still better after rounding to 4 bits",
-            "d L / d ln D < 0 after rounding to 4 bits, at every N and horizon",
-            -math.inf,
-            0.0,
-        ),
-        "the fits hold deltas; the losses after rounding have to be compared between horizons",
-    ),
-    (
-        _measured(
-            "G3", "ln delta is linear in the bits", "AICc of the best other form less that of this > 2", 2.0, math.inf
-        ),
-        "the comparison of the three forms on one table is not there yet",
-    ),
-    (
-        _measured(
             "G4",
             "Weights, activations and attention act independently and multiply N_eff",
             "joint over product of single multipliers between 0.9 and 1.1",
             0.9,
             1.1,
         ),
-        NO_QAT,
-    ),
-    (
-        _measured("G9b", "delta_W4A4 is the sum of its parts on our runs", "factor between 0.95 and 1.05", 0.95, 1.05),
-        NO_QAT,
-    ),
-    (
-        _measured("G10b", "Activations dominate on our runs", "delta_W16A4 / delta_W4A16 > 1", 1.0, math.inf),
         NO_QAT,
     ),
     (
@@ -283,37 +313,19 @@ NEEDS_RUNS = (
             0.0,
             math.inf,
         ),
-        NO_QAT,
-    ),
-    (
-        _measured(
-            "G13",
-            "Past D_crit more tokens make the quantized model worse",
-            "d L / d ln D > 0 after rounding to 2 or 3 bits at the longest horizons",
-            0.0,
-            math.inf,
-        ),
-        "the fits hold deltas; the losses after rounding have to be compared between horizons",
-    ),
-    (
-        _measured(
-            "G14b",
-            "At equal N P a larger model in fewer bits beats a smaller one on our runs",
-            "loss of the smaller less that of the larger > 0 at equal N P and D",
-            0.0,
-            math.inf,
-        ),
-        "the fits hold deltas; losses at equal N P have to be compared",
+        "no run of the pool is trained in E1M2 or E3M0",
     ),
 )
 
 
 def judge(papers: Papers, refits: Mapping[str, Refit]) -> list[Finding]:
-    """All statements, from every paper's published.yaml and the refits on published runs."""
+    """All statements, from every paper's published.yaml, and the refits on published runs and quantities of the pool in
+    `refits`."""
     return in_order(
         [
             *(recomputed(claim, *answer(papers)) for claim, answer in RECOMPUTED),
             *(refitted(claim, refits, names) for claim, names in ON_PUBLISHED_RUNS),
+            *(seen(claim, refits, prefix, missing) for claim, prefix, missing in ON_POOL),
             *(needs_runs(claim, detail) for claim, detail in NEEDS_RUNS),
         ]
     )

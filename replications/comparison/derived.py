@@ -1,5 +1,5 @@
 """What laws of different form agree or disagree about: delta, N_eff / N, D_crit and the best precision, from published
-constants, one table.
+constants, one table. What our own fits say (own.py) stands beside it, with intervals; published constants have none.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,13 +21,15 @@ N_OF_D_CRIT = 1e9
 
 @dataclass(frozen=True)
 class Quantity:
-    """`value` is None where the law puts no bound."""
+    """`value` is None where the law puts no bound; an end that is None while the other is a number is open."""
 
     paper: str
     quantity: str  # delta, N_eff / N, D_crit, P*
     setting: str
     value: float | None
     unit: str
+    low: float | None = None
+    high: float | None = None
 
 
 def derived(published: Mapping[str, Published]) -> list[dict[str, object]]:
@@ -40,7 +42,7 @@ def _deltas(published: Mapping[str, Published]) -> Iterator[Quantity]:
     where = f"N = {POINT['N']:.0e}, D = {POINT['D']:.0e}"
     for reading in readings(published):
         theta = reading.theta(published)
-        if theta is not None:
+        if theta is not None and reading.whole:
             columns = {name: np.array([reading.point()[name]]) for name in reading.law.inputs}
             value = float(delta_of(reading.law, theta, columns)[0])
             yield Quantity(reading.paper, "delta", f"{reading.label}; {where}", value, "nats per token")

@@ -23,7 +23,7 @@ def draw(rows: list[dict[str, Any]], cooled: pd.DataFrame, trunk: pd.DataFrame) 
 def _elasticities(rows: list[dict[str, Any]]) -> Drawing:
     marks = []
     for row in rows:
-        if row["source"] == "ours" and row["group_size"] != "channel":
+        if row["of"] != "delta" or (row["source"] == "ours" and row["group_size"] != "channel"):
             continue
         found = {
             key: Mark(row[key]["value"], row[key]["low"], row[key]["high"]) for key, _ in PANELS if row[key] is not None
@@ -31,10 +31,14 @@ def _elasticities(rows: list[dict[str, Any]]) -> Drawing:
         marks.append(Row(f"{row['law']}: {row['label']}", row["phase"] or "published", found))
     at = sorted({row["bits"]["at"] for row in rows if row["bits"] and row["bits"]["at"] is not None})
     where = f" Slopes in bits at {' and '.join(f'{b:g}' for b in at)} bits." if at else ""
+    for name, mine in (("Ours", True), ("Published and refitted", False)):
+        points = sorted({(row["at"]["N"], row["at"]["D"]) for row in rows if (row["source"] == "ours") == mine})
+        if points:
+            where += f" {name}: " + " and ".join(f"N = {count_label(N)}, D = {count_label(D)}" for N, D in points) + "."
     return Drawing(
         name="elasticities",
-        caption="Elasticities of delta that each law states: published (diamonds, dashes) and fitted to our runs with "
-        f"95 % intervals, weights rounded to nearest per channel.{where}",
+        caption="Elasticities of delta that each law states: published (diamonds, dashes), and with 95 % intervals "
+        f"refitted on published runs and fitted to ours, with weights rounded to nearest per channel.{where}",
         alt="Elasticities of delta in D, N and bits: published and fitted values of each law, one row each.",
         figure=forest_figure(PANELS, marks),
     )

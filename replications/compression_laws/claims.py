@@ -131,7 +131,7 @@ NEEDS_RUNS = (
             0.0,
             1.25,
         ),
-        "no run of the pool is trained in low precision yet",
+        "a law needs low-precision runs of several sizes and horizons, and the pool has them of one so far",
     ),
     (
         _measured(

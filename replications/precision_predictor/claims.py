@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from shared.report.claim import Claim, Finding, in_order, needs_runs, out_of_reach, recomputed, stating
+from shared.report.evidence import seen
 from shared.report.refits import Refit
 
 PAPER = "precision_predictor"
@@ -207,28 +208,6 @@ GUIDED, PROGRESSIVE = "arXiv 2505.07004", "arXiv 2410.13461"
 NEEDS_RUNS = (
     (
         _measured(
-            "S1",
-            "The more tokens, the more fragile: not only because of the decay of the learning rate",
-            PAGE + "; disputed by arXiv 2510.06213",
-            "d ln delta / d ln D > 0 on trunk checkpoints, whose learning rate has not decayed",
-            0.0,
-            math.inf,
-        ),
-        "trunk and cooled checkpoints have to be compared at equal D",
-    ),
-    (
-        _measured(
-            "S3b",
-            "A power of the gap describes our measurements better than an exponential or a power of the bits",
-            PAGE,
-            "AICc of the best other form less that of the power of the gap > 2",
-            2.0,
-            math.inf,
-        ),
-        "the comparison of the three forms on one table is not there yet",
-    ),
-    (
-        _measured(
             "S5",
             "Training in 32 bits and rounding to 2 is worse than training in 16 and rounding to 2",
             PAGE,
@@ -284,17 +263,6 @@ NEEDS_RUNS = (
     ),
     (
         _measured(
-            "S10",
-            "The exponents are the same at every size and number of tokens",
-            PAGE,
-            "largest less smallest exponent over fits of single N and D within 20 % of their mean",
-            -0.2,
-            0.2,
-        ),
-        "the full law is not fitted to single sizes and horizons yet",
-    ),
-    (
-        _measured(
             "GQ4", "The objective of LNQ never rises", GUIDED, "largest rise over steps at most zero", -math.inf, 1e-9
         ),
         "no run of LNQ",
@@ -309,6 +277,45 @@ NEEDS_RUNS = (
             math.inf,
         ),
         "losses by position under two bit widths are not measured",
+    ),
+)
+# On our pool: the quantities of replications/comparison/evidence.py by the beginning of their names.
+ON_POOL = (
+    (
+        _measured(
+            "S1",
+            "The more tokens, the more fragile: not only because of the decay of the learning rate",
+            PAGE + "; disputed by arXiv 2510.06213",
+            "d ln delta / d ln D > 0 on trunk checkpoints, whose learning rate has not decayed",
+            0.0,
+            math.inf,
+        ),
+        "pool/trunk/",
+        "no trunk rows per channel that can be fitted",
+    ),
+    (
+        _measured(
+            "S3b",
+            "A power of the gap describes our measurements better than an exponential or a power of the bits",
+            PAGE,
+            "AICc of the best other form less that of the power of the gap > 2",
+            2.0,
+            math.inf,
+        ),
+        "pool/forms/gap",
+        "no cooled rows per channel that can be fitted",
+    ),
+    (
+        _measured(
+            "S10",
+            "The exponents are the same at every size and number of tokens",
+            PAGE,
+            "any two exponents, each of D at one N or of N at one D, within 20 % of their mean of each other",
+            -0.2,
+            0.2,
+        ),
+        "pool/same/",
+        "slopes at two sizes or two horizons are needed",
     ),
 )
 OUT_OF_REACH = (
@@ -387,10 +394,12 @@ OUT_OF_REACH = (
 
 
 def judge(fit: dict[str, Any], published: Values, refits: Mapping[str, Refit]) -> list[Finding]:
-    """All statements, from the values of published.yaml; the rest needs runs, or what is out of reach here."""
+    """All statements, from the values of published.yaml and what was measured on the pool (in `refits`); the rest needs
+    runs, or what is out of reach here."""
     return in_order(
         [
             *(recomputed(claim, *answer(published)) for claim, answer in RECOMPUTED),
+            *(seen(claim, refits, prefix, missing) for claim, prefix, missing in ON_POOL),
             *(needs_runs(claim, detail) for claim, detail in NEEDS_RUNS),
             *(out_of_reach(claim, detail) for claim, detail in OUT_OF_REACH),
         ]

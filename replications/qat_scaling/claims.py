@@ -8,10 +8,11 @@ from typing import Any
 
 from replications.qat_scaling import audit
 from shared.report.claim import Finding, in_order, needs_runs, stating
+from shared.report.evidence import seen
 from shared.report.refits import Refit, refitted
 
 PAPER = "qat_scaling"
-NO_QAT = "no run of the pool is trained in low precision yet"
+NO_QAT = "a law needs low-precision runs of several sizes and horizons, and the pool has them of one so far"
 
 _measured = stating(PAPER, "measured")
 
@@ -101,21 +102,6 @@ NEEDS_RUNS = (
     ),
     (
         _measured(
-            "C7b",
-            "The deltas of weights and activations add up to about 0.9 of their sum",
-            "text",
-            "delta_W4A4 / (delta_W4A16 + delta_W16A4) between 0.8 and 1",
-            0.8,
-            1.0,
-        ),
-        NO_QAT,
-    ),
-    (
-        _measured("C8e", "Activations lose more than weights", "text", "R > 1 in every cell", 1.0, math.inf),
-        NO_QAT,
-    ),
-    (
-        _measured(
             "C9d",
             "8 bits for the input of the second MLP matrix lower delta_W4A4",
             "text",
@@ -123,7 +109,7 @@ NEEDS_RUNS = (
             0.1,
             0.5,
         ),
-        NO_QAT,
+        "no run of the pool has 8 bits for the input of the second MLP matrix alone",
     ),
     (
         _measured(
@@ -134,7 +120,7 @@ NEEDS_RUNS = (
             0.0,
             1.0,
         ),
-        NO_QAT,
+        "the kurtosis of activations is not recorded",
     ),
     (
         _measured(
@@ -156,7 +142,7 @@ NEEDS_RUNS = (
             0.0,
             math.inf,
         ),
-        NO_QAT,
+        "no pair of runs trained with INT4 and with FP4 on the same places",
     ),
     (
         _measured(
@@ -167,17 +153,40 @@ NEEDS_RUNS = (
             0.0,
             1.25,
         ),
-        NO_QAT,
+        "no low-precision runs at several learning rates",
+    ),
+)
+
+# On our pool: the quantities of replications/comparison/evidence.py by the beginning of their names.
+ON_POOL = (
+    (
+        _measured(
+            "C7b",
+            "The deltas of weights and activations add up to about 0.9 of their sum",
+            "text",
+            "delta_W4A4 / (delta_W4A16 + delta_W16A4) between 0.8 and 1",
+            0.8,
+            1.0,
+        ),
+        "pool/pairs/sum/",
+        "W4A4, W4A16 and W16A4 with the same two seeds are needed",
+    ),
+    (
+        _measured("C8e", "Activations lose more than weights", "text", "R > 1 in every cell", 1.0, math.inf),
+        "pool/pairs/R/",
+        "W4A16 and W16A4 with the same two seeds are needed",
     ),
 )
 
 
 def judge(fit: dict[str, Any], published: dict[str, float], refits: Mapping[str, Refit]) -> list[Finding]:
-    """All claims, from the values of published.yaml and the refits on published runs; our pool has no runs for them."""
+    """All claims, from the values of published.yaml and the refits on published runs and quantities of the pool
+    in `refits`."""
     return in_order(
         [
             *audit.judge(published),
             *(refitted(claim, refits, names) for claim, names in ON_PUBLISHED_RUNS),
+            *(seen(claim, refits, prefix, missing) for claim, prefix, missing in ON_POOL),
             *(needs_runs(claim, detail) for claim, detail in NEEDS_RUNS),
         ]
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
 
 from shared.laws.cells import Cells
 from shared.laws.law import Array, Law
@@ -47,12 +48,10 @@ def resample(
             if len(members) > 1:
                 even = np.full(len(members), 1 / len(members))
                 counts[:, members] = generator.multinomial(len(members) - 1, even, size=n)
-        total = np.zeros((len(cells.trunks), len(cells.target)))
-        rows = np.zeros_like(total)
-        np.add.at(total, (cells.row_trunk, cells.row_cell), cells.row_target)
-        np.add.at(rows, (cells.row_trunk, cells.row_cell), 1.0)
-        drawn = counts @ rows
-        mean = np.divide(counts @ total, drawn, out=np.zeros_like(drawn), where=drawn > 0)
+        # Sums over trunks of what each has in each cell, which is nothing in nearly all of them.
+        drawn = _summed(counts, cells, np.ones_like(cells.row_target))
+        total = _summed(counts, cells, cells.row_target)
+        mean = np.divide(total, drawn, out=np.zeros_like(drawn), where=drawn > 0)
         target += np.where(single, 0.0, widen * (mean - cells.target))
         present = np.where(single | (drawn > 0), 1.0, 0.0)
     trunk = np.zeros(len(cells.target), dtype=np.int64)
@@ -63,6 +62,57 @@ def resample(
     target += seeds * (np.sqrt(noise.shared) * common + np.sqrt(1 - noise.shared) * own)
     target += np.hypot(cells.error, tau * level) * generator.standard_normal(target.shape)
     return target, present
+
+
+def _summed(counts: Array, cells: Cells, values: Array) -> Array:
+    """(n, cells): the `values` of a cell's rows, each as often as its trunk in `counts` (n, trunks)."""
+    shape = (len(cells.target), len(cells.trunks))
+    return np.ascontiguousarray((coo_array((values, (cells.row_cell, cells.row_trunk)), shape).tocsr() @ counts.T).T)
+
+
+def resampled_scores(
+    cells: Cells, score: Array, generator: np.random.Generator, n: int, level: Array, noise: SeedNoise, tau: float
+) -> Array:
+    """(n, P) of `resample`: what its targets add to the sum over cells of `score` (cells, P) times the target, drawn
+    from the normal distribution of the same variance. No array has more numbers than rows or resamples times P.
+
+    To first order in 1 / sqrt(rows): a cell that none of the drawn trunks has keeps its mean. A cell that m of a
+    stratum's G trunks have gets the spread of m trunks: draws of G - 1 of G would give (m - 1) / m of it.
+    """
+    P = score.shape[1]
+    several = np.zeros(len(cells.target), dtype=bool)
+    first = np.zeros(len(cells.target), dtype=np.int64)
+    first[cells.row_cell] = cells.row_trunk
+    several[cells.row_cell[first[cells.row_cell] != cells.row_trunk]] = True
+
+    def of_trunks(rows: NDArray[np.int64], values: Array) -> Array:
+        of_row = score[cells.row_cell[rows]] * values[:, None]
+        G = len(cells.trunks)
+        return np.stack([np.bincount(cells.row_trunk[rows], part, G) for part in of_row.T], axis=-1).astype(float)
+
+    # Drawn trunks: the squares of their sums, with the variance s^2 / m of a mean of m.
+    drawn = np.flatnonzero(several[cells.row_cell])
+    m = cells.rows / np.maximum(cells.rows - 1, 1)
+    off = (cells.row_target - cells.target[cells.row_cell]) / cells.rows[cells.row_cell] * np.sqrt(m)[cells.row_cell]
+    part = of_trunks(drawn, off[drawn])
+    widened = part.T @ part
+    # Cells of one trunk: the part of a trunk and the part of each cell.
+    seeds = np.where(several, 0.0, cells.seed_sd(level))
+    alone = np.unique(cells.row_cell, return_index=True)[1]
+    common = of_trunks(alone, np.sqrt(noise.shared) * seeds[cells.row_cell[alone]])
+    widened += common.T @ common
+    own = score * np.sqrt((1 - noise.shared) * seeds**2 + cells.error**2 + (tau * level) ** 2)[:, None]
+    widen = np.sqrt(noise.dof / generator.chisquare(noise.dof, size=(n, 1))) if noise.dof else np.ones((n, 1))
+    parts = [generator.standard_normal((n, P)) @ _root(square) for square in (widened, own.T @ own)]
+    return widen * parts[0] + parts[1]
+
+
+def _root(square: Array) -> Array:
+    """The symmetric root of a covariance (P, P), whose columns may differ by many orders of magnitude."""
+    size = np.sqrt(np.diag(square))
+    scale = np.where(size > 0, size, 1.0)
+    values, vectors = np.linalg.eigh(square / np.outer(scale, scale))
+    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T * scale
 
 
 @dataclass(frozen=True)
@@ -119,9 +169,13 @@ def resample_rows(
     if clusters.single and law.grouped is None:
         return Drawn(target, generator.multinomial(m, np.full(m, 1 / m), size=n).astype(float), "rows")
     if clusters.single:
-        return Drawn(target, _within(table[law.grouped].to_numpy(), generator, n), f"rows within each {law.grouped}")
+        return Drawn(
+            target, drawn_within(table[law.grouped].to_numpy(), generator, n), f"rows within each {law.grouped}"
+        )
     if np.bincount(clusters.stratum).min() >= FEW:
-        return Drawn(target, _within(clusters.stratum, generator, n)[:, clusters.of_row], "trunks within each size")
+        return Drawn(
+            target, drawn_within(clusters.stratum, generator, n)[:, clusters.of_row], "trunks within each size"
+        )
     own, common, dof = _components(residual, slope, clusters.of_row, G)
     widen = np.sqrt(dof / generator.chisquare(dof, size=(n, 1)))
     off = own * generator.standard_normal((n, m))
@@ -161,7 +215,7 @@ def _components(residual: Array, slope: Array, of_row: NDArray[np.int64], G: int
     return float(own), float(common), max(float(G - np.trace(QBQ)), 1.0)
 
 
-def _within(stratum: NDArray[np.int64], generator: np.random.Generator, n: int) -> Array:
+def drawn_within(stratum: NDArray[np.int64], generator: np.random.Generator, n: int) -> Array:
     """(n, members): how often each member is drawn, G - 1 draws from its stratum of G, times G / (G - 1)."""
     drawn = np.ones((n, len(stratum)))
     for value in np.unique(stratum):

@@ -4,7 +4,7 @@ For a fixed prediction the sum of squares over a cell's rows is that of their me
 nothing; it keeps a size with three seeds from counting three times where the law itself is what is off.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,15 @@ class Cells:
     row_target: Array  # (m,)
     trunks: tuple[str, ...]
     trunk_stratum: NDArray[np.int64]  # (trunks,)
+
+    def only(self, some: NDArray[np.int64]) -> "Cells":
+        """The cells `some` by index, without the rows behind them: enough to fit, not to resample."""
+        return replace(
+            self,
+            columns={name: column[some] for name, column in self.columns.items()},
+            **{name: getattr(self, name)[some] for name in ("target", "error", "rows", "cv", "usual")},
+            **{name: getattr(self, name)[:0] for name in ("row_cell", "row_trunk", "row_target")},
+        )
 
     def seed_sd(self, level: Array) -> Array:
         """(n,) standard deviation over seeds, of one seed, where delta is about `level`.

@@ -7,8 +7,9 @@ Every law is fitted by the same recipe. Scored are
 - AICc, which counts constants against the fit to all rows (Hurvich and Tsai 1989).
 
 The error of a prediction is |ln(measured / predicted)|; rows whose measured value is not two standard errors above
-zero have none. Intervals are percentiles over resampled rows (of trunks, where the table has several), for which every
-split is fitted again; all laws see the same resamples, so that a difference between two laws is judged pair by pair.
+zero have none. Intervals are percentiles over resamples of trunks within each N (of rows, where the table names no
+trunks), for which every split is fitted again; all laws see the same resamples, so that a difference between two
+laws is judged pair by pair. A resample without any row to predict says nothing and is left out.
 """
 
 from collections.abc import Sequence
@@ -22,10 +23,10 @@ from scipy.optimize import minimize_scalar
 from scipy.special import erf
 
 from shared.errors import BitlawError
-from shared.laws.bootstrap import FEW, Clusters
+from shared.laws.bootstrap import Clusters, drawn_within
 from shared.laws.fit import prepared
 from shared.laws.law import Array, Columns, Law
-from shared.laws.noise import NO_NOISE, SeedNoise
+from shared.laws.noise import NO_NOISE, SeedNoise, unseeded
 from shared.laws.recipes import Recipe
 from shared.laws.result import interval
 from shared.laws.rows import LARGE, PARTS, SAMPLE, Solved, levels
@@ -113,7 +114,9 @@ def compare(
     if len(table) > LARGE:
         table = table.sample(SAMPLE, random_state=seed).sort_index()
         notes.append(f"compared on a random sample of {SAMPLE} rows")
-    weights = _resamples(table, clusters, n_boot, seed)
+    weights, alone = _resamples(table, clusters, n_boot, seed)
+    if alone:
+        notes.append(f"{alone} of the sizes have one trunk only: there rows were resampled, which hides its seed")
     found = []
     for law in laws:
         held, chosen, rows, solved, _ = prepared(
@@ -121,6 +124,8 @@ def compare(
             strata="N", name=name, fixed=None,
         )  # fmt: skip
         found.append((held, chosen, rows, solved))
+    if found[0][1].noise:
+        notes.append(noise.note if noise.cells or clusters in table else unseeded(clusters))
     splits = _splits(found[0][2])
     if not splits:
         raise BitlawError(f"{name}: under three sizes and under three horizons leave nothing to predict; add runs")
@@ -162,17 +167,26 @@ def _splits(table: pd.DataFrame) -> list[_Split]:
     return found
 
 
-def _resamples(table: pd.DataFrame, clusters: str, n: int, seed: int) -> Array:
-    """(1 + n, rows) of counts; the first are ones."""
+def _resamples(table: pd.DataFrame, clusters: str, n: int, seed: int) -> tuple[Array, int]:
+    """(1 + n, rows) of counts, the first of which are ones; and how many sizes have one trunk only, of which the rows
+    are drawn. Without trunks all rows are drawn together."""
     groups = Clusters.of(table, clusters, "N")
-    of_row = groups.of_row if len(groups.stratum) >= FEW else np.arange(len(table))
-    G = int(of_row.max()) + 1
-    counts = np.random.default_rng(seed).multinomial(G, np.full(G, 1 / G), size=n).astype(float)
-    return np.concatenate([np.ones((1, len(table))), counts[:, of_row]])
+    generator, rows = np.random.default_rng(seed), len(table)
+    if groups.single:
+        counts = generator.multinomial(rows, np.full(rows, 1 / rows), size=n).astype(float)
+        return np.concatenate([np.ones((1, rows)), counts]), 0
+    alone = np.bincount(groups.stratum) == 1
+    by_itself = alone[groups.stratum][groups.of_row]
+    unit = np.unique(np.where(by_itself, len(groups.stratum) + np.arange(rows), groups.of_row), return_inverse=True)[1]
+    stratum = np.zeros(int(unit.max()) + 1, dtype=np.int64)
+    stratum[unit] = groups.stratum[groups.of_row]
+    counts = drawn_within(stratum, generator, n)[:, unit]
+    return np.concatenate([np.ones((1, rows)), counts]), int(alone.sum())
 
 
 def _errors(law: Law, table: pd.DataFrame, solved: Solved, splits: list[_Split], weights: Array) -> dict[str, Array]:
-    """{split: (1 + resamples,) mean errors}, all fits of one law as one batch that starts from the full fit."""
+    """{split: (1 + resamples,) mean errors}, all fits of one law as one batch that starts from the full fit. NaN where
+    a resample has no row to predict."""
     columns = {name: table[name].to_numpy(float) for name in law.inputs}
     target = table[law.target].to_numpy(float)
     error = table[f"{law.target}_se"].to_numpy(float) if f"{law.target}_se" in table else np.zeros(len(table))
@@ -196,7 +210,11 @@ def _errors(law: Law, table: pd.DataFrame, solved: Solved, splits: list[_Split],
         off = np.where(np.isfinite(off), off, 1e3)
         total[split.name] = total.get(split.name, 0.0) + np.sum(weights[:, rows] * off, axis=-1)
         count[split.name] = count.get(split.name, 0.0) + np.sum(weights[:, rows], axis=-1)
-    return {name: total[name] / np.maximum(count[name], 1) for name in total if count[name][0] > 0}
+    return {
+        name: np.divide(total[name], count[name], out=np.full(len(weights), np.nan), where=count[name] > 0)
+        for name in total
+        if count[name][0] > 0
+    }
 
 
 def _allows(law: Law, columns: Columns, split: _Split) -> bool:
@@ -208,7 +226,7 @@ def _allows(law: Law, columns: Columns, split: _Split) -> bool:
 
 
 def _summary(values: Array, splits: list[_Split], name: str) -> Error:
-    low, high = interval(values[1:])
+    low, high = interval(values[1:][np.isfinite(values[1:])])
     rows = int(sum(split.unseen.sum() for split in splits if split.name == name))
     return Error(float(values[0]), float(low), float(high), rows)
 
@@ -259,7 +277,8 @@ def _statement(scores: tuple[Score, ...], errors: dict[str, Array], split: str) 
     said = f"{best.law} predicts best ({split}): off by {_percent(mine.value, mine.low, mine.high)}"
     rivals: list[tuple[Score, float, float]] = []
     for other in scores[1:]:
-        ends = interval(errors[other.law][1:] - errors[best.law][1:])
+        apart = errors[other.law][1:] - errors[best.law][1:]
+        ends = interval(apart[np.isfinite(apart)])
         rivals.append((other, float(ends[0]), float(ends[1])))
     close = [other.law for other, low, _ in rivals if low <= 0]
     second, low, high = rivals[0]

@@ -10,16 +10,17 @@ from scipy import stats
 from shared.errors import BitlawError, nearest
 from shared.laws import recipes
 from shared.laws.law import Array, Columns, Law
-from shared.laws.noise import NO_NOISE, SeedNoise
+from shared.laws.noise import NO_NOISE, SeedNoise, unseeded
 from shared.laws.profile import profiles
 from shared.laws.recipes import Recipe
 from shared.laws.result import Estimate, Fit, Residual, Status, estimates, interval, outside, predicted
 from shared.laws.rows import LARGE, Solved, fit_rows
 from shared.laws.solve import condition_number
-from shared.laws.tables import check, collinear, numbers
+from shared.laws.tables import check, collinear, numbers, observations
 from shared.laws.weighted import LARGEST_TAU, MOST_ROUNDS, Weighted, fit_weighted
 
 CONDITION_LIMIT = 1e8
+ON_CORNER = 1e-6  # of Huber's corner: that near it a residual is on it
 
 __all__ = ["Estimate", "Fit", "Residual", "Status", "fit", "hold", "interval", "outside", "predicted"]
 
@@ -79,11 +80,17 @@ def fit(
     )
     theta, best = solved.theta, law.raw(solved.theta)
 
-    condition, weakest = condition_number(law, solved.columns, theta, _counted(law, solved))
+    counted = _counted(law, solved)
+    condition, weakest = condition_number(law, solved.columns, theta, counted)
     hits = tuple(_bound_hits(law, theta))
     enough = len(solved.draws) >= 0.9 * solved.n_boot
     ok = solved.converged and enough and said.settled and said.tau < LARGEST_TAU
     weak = _weaknesses(law, solved.columns, condition, weakest, condition_limit)
+    if not condition <= condition_limit and np.sum(counted > 0) < 2 * len(theta):
+        weak.append(
+            f"only {np.sum(counted > 0)} of {len(counted)} residuals lie within Huber's corner, and the others hold no "
+            "constant in its place; try the recipe least-squares-log"
+        )
     status: Status = "FAILED" if not ok else "BOUND_HIT" if hits else "WEAKLY_IDENTIFIED" if weak else "CONVERGED"
     reasons = list(weak)
     if not solved.converged:
@@ -100,8 +107,8 @@ def fit(
     if chosen.noise:
         if f"{law.target}_se" not in table:
             reasons.append(f"no column '{law.target}_se': measurement errors are taken as zero")
-        reasons.append(noise.note)
-    reasons += solved.notes
+        reasons.append(noise.note if noise.cells or clusters in table else unseeded(clusters))
+    reasons += [*solved.notes, *observations(law, table)]
 
     found = estimates(law, theta, solved.draws, solved.loo)
     if profile and len(solved.target) <= LARGE:
@@ -201,8 +208,15 @@ def hold(law: Law, constants: Mapping[str, float]) -> Law:
 
 
 def _counted(law: Law, solved: Solved) -> Array:
-    """The weights of rows as the residual's scale sees them, for the condition number."""
-    return solved.weight / law.predict(solved.theta, solved.columns) ** 2 if solved.misfit.log else solved.weight
+    """The weights of rows as the residual's scale sees them, for the condition number. Beyond Huber's corner the cost
+    is a straight line: such a row has no curvature, and holds nothing in its place. (Nor does one on the corner, where
+    a search along a flat bottom ends.)"""
+    prediction = law.predict(solved.theta, solved.columns)
+    weight = solved.weight / prediction**2 if solved.misfit.log else solved.weight
+    if solved.misfit.huber is None:
+        return weight
+    residual = solved.misfit.residual(solved.target, prediction)
+    return np.where(np.abs(residual) < (1 - ON_CORNER) * solved.misfit.huber, weight, 0.0)
 
 
 def _bound_hits(law: Law, theta: Array) -> list[str]:

@@ -41,6 +41,14 @@ class SeedNoise:
 NO_NOISE = SeedNoise()
 
 
+def unseeded(clusters: str) -> str:
+    """What to know of a table without the column that says which rows share a seed."""
+    return (
+        f"no column '{clusters}' says which rows share a trained model: "
+        "seed noise is taken as zero and intervals are too narrow by as much"
+    )
+
+
 def seed_noise(
     table: pd.DataFrame,
     cell: list[str],

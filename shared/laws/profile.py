@@ -83,9 +83,10 @@ def _axes(law: Law, columns: Columns, weight: Array, misfit: Misfit, theta: Arra
     for k in np.flatnonzero(raw > 0):
         logarithmic = slope[k] / raw[k]
         elsewhere = np.clip(theta + 0.01, *law.bounds.T)
-        # Whichever is the same elsewhere is linear.
+        # Whichever is the same elsewhere is linear, as a share of itself: a constant may be 1e-26.
         moved = _slopes(law.to_raw, elsewhere)[k]
-        if np.linalg.norm(moved / law.to_raw(elsewhere)[k] - logarithmic) < np.linalg.norm(moved - slope[k]):
+        change = np.linalg.norm(moved / law.to_raw(elsewhere)[k] - logarithmic) * np.linalg.norm(slope[k])
+        if change < np.linalg.norm(moved - slope[k]) * np.linalg.norm(logarithmic):
             slope[k] = logarithmic
     gradient = law.gradient(theta, columns)
     prediction = law.predict(theta, columns)

@@ -72,6 +72,9 @@ def fit_rows(
         notes.append(
             f"{n} rows: starts were solved on a sample of {SAMPLE} (their costs are its), the best on all rows"
         )
+    lacking = [name for name, _ in recipe.grid if name not in law.parameters]
+    if lacking:
+        notes.append(f"{law.name} has no {', '.join(lacking)} for the grid of {recipe.name}: {n_starts} random starts")
     solved = search(law, seen, target[some], misfit, starts, generator)
     best = solved.theta[np.argmin(solved.cost)]
     ones = np.ones(n)

@@ -49,6 +49,10 @@ MEASUREMENTS: dict[str, Kind] = {
 }
 MEASUREMENT_KEY = ["run_id", "method", "format", "group_size", "activation_format", "kv_format", "calibration"]
 TOGETHER = 1e-6  # share of the variance of ln D that ln N leaves, below which the two are one
+# What `user_table.read_user_table` leaves in `attrs`: {a law's name: the user's column}, and which names it added.
+COLUMNS, ADDED = "columns", "added"
+# Inputs of laws, by the names that tables have for them.
+KNOWN_INPUTS = ("N", "D", "bits", "format", "G", "group_size", "method")
 FLAGS = {"True": True, "true": True, "1": True, "False": False, "false": False, "0": False}
 
 
@@ -78,12 +82,20 @@ def read_table(path: Path, kinds: Mapping[str, Kind]) -> pd.DataFrame:
     return table
 
 
-def require(table: pd.DataFrame, columns: list[str], name: str) -> None:
-    """Raises BitlawError when a column is absent, naming the nearest header."""
+def require(table: pd.DataFrame, columns: list[str], name: str, own: list[str] | None = None) -> None:
+    """Raises BitlawError when a column is absent, naming the nearest header, and how to name one of a user's `own`."""
     known = [str(column) for column in table.columns]
     for column in columns:
         if column not in known:
-            raise BitlawError(f"{name}: column '{column}' is missing{nearest(column, known)}")
+            hint = alike(column, known)
+            advice = "" if own is None else f"; name it with --map {column}=COLUMN, one of {few(own)}"
+            raise BitlawError(f"{name}: column '{column}' is missing{hint}{advice}")
+
+
+def alike(word: str, known: list[str]) -> str:
+    """`errors.nearest`, where a word that differs in its case only comes first."""
+    same = [other for other in known if other.lower() == word.lower()]
+    return f", did you mean '{same[0]}'?" if same else nearest(word, known)
 
 
 def read_pool(runs: Path, measurements: Path) -> pd.DataFrame:
@@ -141,15 +153,19 @@ def check(law: Law, table: pd.DataFrame, name: str, positive_target: bool = Fals
     """Raises BitlawError unless `table` can be fitted by `law`: columns, finite values, positive inputs, no row
     twice, more than one value of every input and at least as many rows as parameters.
 
-    Inputs of `law.at_least_zero` may be zero; the target must be above zero where its logarithm is fitted."""
+    Inputs of `law.at_least_zero` may be zero; the target must be above zero where its logarithm is fitted. What
+    `user_table.read_user_table` notes of its columns' own names is named too."""
     used = [*law.inputs, law.target, *([f"{law.target}_se"] if f"{law.target}_se" in table.columns else [])]
-    require(table, used[: len(law.inputs) + 1], name)
+    added = {*table.attrs.get(ADDED, ()), "row"}
+    own = [str(column) for column in table.columns if column not in added]
+    require(table, used[: len(law.inputs) + 1], name, own)
     table = table.reset_index(drop=True)
     if "row" not in table:
         table["row"] = np.arange(1, len(table) + 1)
     for column in used:
         if not pd.api.types.is_numeric_dtype(table[column]):
-            table[column] = _converted(table[column].astype(str).str.strip(), "maybe", name, table["row"])
+            text = table[column].astype(str).str.strip()
+            table[column] = _converted(text, "maybe", name, table["row"], table.attrs.get(COLUMNS))
     _finite(table, used, pd.Series(True, index=table.index), name)
     for column in [*law.inputs, *([law.target] if positive_target else [])]:
         least = "at least zero" if column in law.at_least_zero else "above zero"
@@ -157,7 +173,10 @@ def check(law: Law, table: pd.DataFrame, name: str, positive_target: bool = Fals
         if len(low):
             why = "" if column in law.inputs else ": its logarithm is fitted"
             raise _bad(name, low.iloc[0], column, f"{low.iloc[0][column]:g} must be {least}{why}")
-    _once(table, [str(column) for column in table.columns if column != "row"], name)
+    errors = f"{law.target}_se"
+    if errors in used and (table[errors] < 0).any():
+        raise _bad(name, table[table[errors] < 0].iloc[0], errors, "a standard error cannot be negative")
+    _once(table, own, name)
     reason = too_little(law, table)
     if reason:
         raise BitlawError(f"{name}: {reason}")
@@ -167,6 +186,33 @@ def numbers(law: Law, table: pd.DataFrame) -> pd.DataFrame:
     """A checked table with the law's columns as numbers, whatever they were read as."""
     used = [name for name in (*law.inputs, law.target, f"{law.target}_se") if name in table.columns]
     return table.assign(**{name: pd.to_numeric(table[name]).astype(float) for name in used})
+
+
+def observations(law: Law, table: pd.DataFrame) -> list[str]:
+    """What to know of a sound table that a fit does not stop at: inputs that other laws have and this one averages
+    over, and runs that look like one run twice."""
+    inputs, said = list(law.inputs), []
+    cells = len(table.drop_duplicates(inputs))
+    others = [column for column in KNOWN_INPUTS if column in table and column not in inputs]
+    averaged = [column for column in others if len(table.drop_duplicates([*inputs, column])) > cells]
+    if averaged:
+        said.append(f"{law.name} has no {', '.join(averaged)}: rows that differ in them only are fitted as the same")
+    key = [*inputs, *(column for column in (*others, "trunk_id") if column in table), law.target]
+    again = table[table.duplicated(key, keep="first")]
+    if len(again):
+        row = again.iloc[0]
+        same = table[(table[key] == row[key]).all(axis=1)]
+        numbers_of = same["row"] if "row" in same else pd.Series(np.flatnonzero(table.index.isin(same.index)) + 1)
+        first, second = int(numbers_of.iloc[0]), int(numbers_of.iloc[1])
+        said.append(
+            f"row {second} has the inputs and the {law.target} of row {first} to the last digit"
+            f"{f' ({len(again)} such rows)' if len(again) > 1 else ''}; if they are one run, keep one"
+        )
+    return said
+
+
+def few(words: list[str], most: int = 12) -> str:
+    return ", ".join(words[:most]) + (", ..." if len(words) > most else "")
 
 
 def collinear(columns: Columns) -> str | None:
@@ -189,13 +235,19 @@ def too_little(law: Law, table: pd.DataFrame) -> str | None:
     for column in law.inputs:
         if table[column].nunique() == 1 and free == len(law.parameters):
             return (
-                f"column '{column}' has one value only ({table[column].iloc[0]:g}), "
+                f"column {_named(column, table.attrs.get(COLUMNS))} has one value only ({table[column].iloc[0]:g}), "
                 f"so {law.name} cannot tell its exponent; add rows with another"
             )
     return None
 
 
-def _converted(text: pd.Series, kind: Kind, path: Path | str, rows: pd.Series | None = None) -> pd.Series:
+def _converted(
+    text: pd.Series,
+    kind: Kind,
+    path: Path | str,
+    rows: pd.Series | None = None,
+    names: Mapping[str, str] | None = None,
+) -> pd.Series:
     rows = pd.Series(np.arange(1, len(text) + 1), index=text.index) if rows is None else rows
 
     def first(bad: pd.Series, problem: str) -> None:
@@ -203,7 +255,8 @@ def _converted(text: pd.Series, kind: Kind, path: Path | str, rows: pd.Series | 
             at = bad[bad].index[0]
             shown = f"'{text[at]}' " if text[at] else ""
             blank = problem if text[at] else "the cell is empty"
-            raise BitlawError(f"{path}: row {rows[at]} (line {rows[at] + 1}), column '{text.name}': {shown}{blank}")
+            place = f"row {rows[at]} (line {rows[at] + 1}), column {_named(str(text.name), names)}"
+            raise BitlawError(f"{path}: {place}: {shown}{blank}")
 
     if kind in ("text", "note"):
         first((text == "") & (kind == "text"), "is empty")
@@ -243,4 +296,11 @@ def _once(table: pd.DataFrame, key: list[str], name: str) -> None:
 
 def _bad(name: str, row: "pd.Series[Any]", column: str, problem: str) -> BitlawError:
     number = int(row["row"])  # a row of numbers only comes as floats
-    return BitlawError(f"{name}: row {number} (line {number + 1}), column '{column}': {problem}")
+    named = _named(column, row.attrs.get(COLUMNS))
+    return BitlawError(f"{name}: row {number} (line {number + 1}), column {named}: {problem}")
+
+
+def _named(column: str, names: Mapping[str, str] | None) -> str:
+    """'tokens' (D) where the user's column is not called as the law's input."""
+    own = (names or {}).get(column, column)
+    return f"'{column}'" if own == column else f"'{own}' ({column})"

@@ -1,15 +1,20 @@
 """Anybody's runs: a CSV or Parquet table, its columns under the names that laws use, and the rows that are wanted."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from shared.errors import BitlawError, nearest
+from shared.laws.tables import ADDED, COLUMNS, alike, few
 
 # The unquantized group of a law with one constant for each group, where nobody says which it is.
 REFERENCES = ("bf16", "fp16", "fp32", "16", "none", "unquantized", "baseline", "bf16/bf16")
+# An equals sign by itself, and what may hold one in an expression: texts and names of columns.
+ASSIGNS, QUOTED = re.compile(r"(?<![=<>!])=(?!=)"), re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`")
 
 
 def read_user_table(path: Path, columns: Mapping[str, str] | None = None, where: str = "") -> pd.DataFrame:
@@ -25,9 +30,14 @@ def read_user_table(path: Path, columns: Mapping[str, str] | None = None, where:
     """
     table = _parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _csv(path)
     table["row"] = np.arange(1, len(table) + 1)
+    own = set(table.columns)
     for name, source in (columns or {}).items():
         table[name] = _column(table, name, source, path)
+    # For the words of `tables.check`; pandas hands them on to selections and copies.
+    table.attrs = {COLUMNS: dict(columns or {}), ADDED: sorted(set(columns or {}) - own)}
     if where:
+        if ASSIGNS.search(QUOTED.sub("''", where)):
+            raise BitlawError(f"{path}: --where '{where}': = gives a value; write == to compare")
         kept = _evaluate(table, where, f"{path}: --where '{where}'")
         if not pd.api.types.is_bool_dtype(kept):
             raise BitlawError(f"{path}: --where '{where}' is neither true nor false for a row; compare columns in it")
@@ -44,14 +54,18 @@ def coded(table: pd.DataFrame, column: str, reference: str | None, name: str) ->
     Raises BitlawError: no such column, no such group, or no group that is known to be unquantized.
     """
     if column not in table:
-        raise BitlawError(f"{name}: column '{column}' is missing{nearest(column, [str(c) for c in table.columns])}")
+        own = [str(c) for c in table.columns if c not in {*table.attrs.get(ADDED, ()), "row"}]
+        raise BitlawError(
+            f"{name}: column '{column}' is missing{alike(column, own)}; name it with --map {column}=COLUMN, one of "
+            f"{few(own)}"
+        )
     names = table[column].map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
     known = sorted(set(names))
     if reference is None:
         reference = next((group for group in known if group.lower() in REFERENCES), None)
         if reference is None:
             raise BitlawError(
-                f"{name}: which group of '{column}' is unquantized? say --reference, one of {_few(known)}"
+                f"{name}: which group of '{column}' is unquantized? say --reference, one of {few(known, 6)}"
             )
     if reference not in known:
         raise BitlawError(f"{name}: column '{column}' has no group '{reference}'{nearest(reference, known)}")
@@ -66,6 +80,9 @@ def _csv(path: Path) -> pd.DataFrame:
         twice = sorted({name for name in header if header.count(name) > 1})
         if twice:
             raise BitlawError(f"{path}: column '{twice[0]}' stands twice in the header; keep one")
+        for sign, what in ((";", "semicolons"), ("\t", "tabs")):
+            if len(header) == 1 and sign in header[0]:
+                raise BitlawError(f"{path}: is separated by {what}; save it with commas")
         table = pd.read_csv(path, encoding="utf-8-sig", low_memory=False, skip_blank_lines=False, keep_default_na=False)
     except OSError as error:
         raise BitlawError(f"{path}: cannot be read ({error.strerror})") from error
@@ -74,6 +91,13 @@ def _csv(path: Path) -> pd.DataFrame:
     if len(header) != len(table.columns):
         raise BitlawError(f"{path}: its rows have more cells than its header; name every column")
     table.columns = pd.Index(header)
+    blank = _blank(table)
+    if blank.any():
+        last = len(table) - int(np.argmin(blank[::-1])) if not blank.all() else 0
+        if blank[:last].any():
+            row = int(np.argmax(blank)) + 1
+            raise BitlawError(f"{path}: row {row} (line {row + 1}) is empty; remove it")
+        table = table.iloc[:last].copy()
     if table.empty:
         raise BitlawError(f"{path}: has a header and no row; add runs")
     for column in table.columns:
@@ -83,6 +107,16 @@ def _csv(path: Path) -> pd.DataFrame:
             # An empty cell in a column of numbers is missing; a word makes it a column of words, which `check` names.
             table[column] = numbers if (numbers.notna() | (text == "")).all() and numbers.notna().any() else text
     return table
+
+
+def _blank(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """(rows,) whether every cell of a row is empty."""
+    blank = np.ones(len(table), dtype=bool)
+    for column in table.columns:
+        if pd.api.types.is_numeric_dtype(table[column]) or pd.api.types.is_bool_dtype(table[column]):
+            return np.zeros(len(table), dtype=bool)
+        blank &= (table[column].isna() | (table[column].astype(str).str.strip() == "")).to_numpy()
+    return blank
 
 
 def _parquet(path: Path) -> pd.DataFrame:
@@ -97,10 +131,11 @@ def _parquet(path: Path) -> pd.DataFrame:
 def _column(table: pd.DataFrame, name: str, source: str, path: Path) -> "pd.Series[float]":
     if source in table.columns:
         return table[source]
+    own = [str(column) for column in table.columns if column != "row"]
     if not any(sign in source for sign in "+-*/()`"):
         raise BitlawError(
             f"{path}: column '{source}' of --map {name}={source} is missing"
-            f"{nearest(source, [str(column) for column in table.columns])}"
+            f"{alike(source, own) or f': its columns are {few(own)}'}"
         )
     return _evaluate(table, source, f"{path}: --map {name}='{source}'")
 
@@ -110,14 +145,10 @@ def _evaluate(table: pd.DataFrame, expression: str, what: str) -> "pd.Series[flo
         found = table.eval(expression, engine="python")
     except pd.errors.UndefinedVariableError as error:
         word = str(error).split("'")[1]
-        hint = nearest(word, [str(column) for column in table.columns])
+        hint = alike(word, [str(column) for column in table.columns])
         raise BitlawError(f"{what}: there is no column '{word}'{hint}") from error
     except Exception as error:  # whatever an expression of the user can raise
         raise BitlawError(f"{what}: makes no sense ({' '.join(str(error).split())[:120]})") from error
     if not isinstance(found, pd.Series):
         raise BitlawError(f"{what}: is one value, not one for each row; name columns in it")
     return found
-
-
-def _few(words: list[str]) -> str:
-    return ", ".join(words[:6]) + (", ..." if len(words) > 6 else "")

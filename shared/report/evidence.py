@@ -1,8 +1,48 @@
-"""What claims need of a fit.json: the part they are judged on, its scale and what it took."""
+"""What claims need of a fit.json, and of quantities that were measured on the pool without one: scale and cost."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from shared.report.claim import Cost
+from shared.errors import BitlawError
+from shared.files import read_json
+from shared.report.claim import Claim, Cost, Finding, Interval, measured, needs_runs
+from shared.report.refits import Refit
+
+
+@dataclass(frozen=True)
+class Seen(Refit):
+    """A quantity measured on our runs, with its 95 % interval; `label` says which one it is where a claim has several,
+    `trunks` how many runs are behind it, `by_law` whether a law's misfit limits it rather than seeds."""
+
+    label: str = ""
+    trunks: int = 1
+    by_law: bool = False
+
+
+def read_seen(path: Path) -> dict[str, Seen]:
+    """{name: Seen} as `bitlaw replicate compare` writes them; empty while the file is not there. Raises BitlawError for
+    a file that holds something else."""
+    if not path.exists():
+        return {}
+    try:
+        return {name: Seen(**value) for name, value in read_json(path).items()}
+    except (TypeError, AttributeError) as error:
+        raise BitlawError(
+            f"{path}: is no file of evidence ({error}); write it again with `bitlaw replicate compare`"
+        ) from error
+
+
+def seen(claim: Claim, evidence: Mapping[str, Refit], prefix: str, missing: str) -> Finding:
+    """Judge a claim that must hold for every quantity whose name starts with `prefix`; without any it needs runs, and
+    `missing` says which."""
+    found = [item for name, item in sorted(evidence.items()) if name.startswith(prefix) and isinstance(item, Seen)]
+    if not found:
+        return needs_runs(claim, missing)
+    intervals = [Interval(item.value, item.low, item.high, item.label) for item in found]
+    cost = Cost(trunks=max(item.trunks for item in found), hours_per_trunk=None, seeds_limit=not found[0].by_law)
+    return measured(claim, intervals, scale=found[0].scale, cost=cost, note=found[0].note)
 
 
 def part_of(fit: dict[str, Any], phase: str, group_size: str) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """The report: one HTML file that needs no other file, no network and no script."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from shared.report.provenance import Provenance
 from shared.report.results import Claim, PaperFit, Part
 
 MISS = 0.05  # of a two-sided 95 % interval
+SLOPES = ("D", "N", "bits", "G")
 TESTED = ("holds", "fails", "inconclusive")
 
 
@@ -54,8 +55,12 @@ def render(
     orders: list[Mapping[str, Any]],
     trained: list[Mapping[str, Any]],
     comparison_figures: list[Shown],
+    derived: Sequence[Mapping[str, Any]] = (),
+    chinchilla: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """The page. `elasticities` are rows {"law", "label", "D", "N", "bits"} of estimates or None, `orders` rows
+    """The page. `elasticities` are rows {"law", "label", "of", "at", "D", "N", "bits", "G"}, the last four estimates or
+    None and `at` the point, `derived` rows {"paper", "quantity", "setting", "value", "low", "high", "unit"},
+    `chinchilla` rows {"name", "published": {"value", "se", "low", "high"}, "ours"}, `orders` rows
     {"statement", "size", "tokens", "seeds", "worse", "better", "value", "low", "high", "verdict"}, `trained` fits
     {"paper", "view", "status", "reasons", "rows", "parameters": {name: {"value", "low", "high", "published"}}}."""
     environment = Environment(
@@ -73,7 +78,13 @@ def render(
         papers=[_paper(paper) for paper in papers],
         claims=claims,
         ledger=ledger(claims),
-        elasticities=[{**row, **{name: _estimate(row[name]) for name in ("D", "N", "bits")}} for row in elasticities],
+        elasticities=[
+            {**row, "at": point(row["at"]), **{name: _estimate(row[name]) for name in SLOPES}} for row in elasticities
+        ],
+        derived=[{**row, "found": _estimate(row)} for row in derived],
+        chinchilla=[
+            {**row, "ours": _estimate(row["ours"]), "note": (row["ours"] or {}).get("note", "")} for row in chinchilla
+        ],
         trained=[{**view, "constants": _trained(view)} for view in trained if view["parameters"]],
         orders=[{**row, "difference": _estimate(row)} for row in orders if row["value"] is not None],
         comparison_figures=comparison_figures,
@@ -85,6 +96,13 @@ def _trained(view: Mapping[str, Any]) -> list[dict[str, Any]]:
         {"name": name, "ours": _estimate(value), "published": value["published"]}
         for name, value in view["parameters"].items()
     ]
+
+
+def point(at: Mapping[str, float]) -> str:
+    """Where a slope is stated: 'N = 200M, D = 20B, bits = 4'."""
+    counted = ("N", "D")  # files sort their keys: these two come first
+    names = [*(name for name in counted if name in at), *(name for name in at if name not in counted)]
+    return ", ".join(f"{n} = {count_label(at[n]) if n in counted else f'{at[n]:.4g}'}" for n in names)
 
 
 def number(value: float | None) -> str:
