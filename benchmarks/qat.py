@@ -64,29 +64,33 @@ def test_linear_against_torchao(benchmark: Any, width: int) -> None:
     torch.set_num_threads(1)
     torch.compiler.reset()
     outputs = 3 * width
-    x_BTI = torch.randn(SEQUENCES, CONTEXT, width).bfloat16().requires_grad_()
+    x_RI = torch.randn(SEQUENCES * CONTEXT, width).bfloat16().requires_grad_()  # torchao groups rows of matrices only
     config = IntxFakeQuantizeConfig(torch.int4, group_size=32, is_symmetric=True)
     peer = FakeQuantizedLinear(width, outputs, activation_config=config, weight_config=config).bfloat16()
     defaults = {role: str(getattr(Precision(weights="INT4@32", activations="INT4@32"), role)) for role in ROLES}
     product = Product(defaults, width, learn=False)
     weight_OI = peer.weight.detach().float().requires_grad_()
-    ours = torch.compile(lambda x: product(x, [weight_OI]), dynamic=False)
+
+    def linear(x_RI: torch.Tensor) -> torch.Tensor:
+        return product(x_RI.unflatten(0, (SEQUENCES, CONTEXT)), [weight_OI]).flatten(0, 1)
+
+    ours = torch.compile(linear, dynamic=False)
     compiled = torch.compile(peer, dynamic=False)
-    g_BTO = torch.randn(SEQUENCES, CONTEXT, outputs).bfloat16()
+    g_RO = torch.randn(SEQUENCES * CONTEXT, outputs).bfloat16()
 
     def step(layer: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], None]:
         def run() -> None:
-            x_BTI.grad = weight_OI.grad = peer.weight.grad = None
-            layer(x_BTI).backward(g_BTO)
+            x_RI.grad = weight_OI.grad = peer.weight.grad = None
+            layer(x_RI).backward(g_RO)
 
         return run
 
     steps = {"ours": step(ours), "torchao": step(peer), "torchao_compiled": step(compiled)}
     seconds = in_turns(steps, ROUNDS)
     with torch.no_grad():
-        exact = x_BTI.float() @ weight_OI.T
+        exact = x_RI.float() @ weight_OI.T
         errors = {
-            name: float((layer(x_BTI).float() - exact).square().mean() / exact.square().mean())
+            name: float((layer(x_RI).float() - exact).square().mean() / exact.square().mean())
             for name, layer in {"ours": ours, "torchao": peer}.items()
         }
     benchmark.extra_info |= {

@@ -145,6 +145,8 @@ def write_report(reports: Path) -> Path:
     pairs = read_json(ordered) if ordered.exists() else []
     fitted = reports / COMPARISON / "trained.json"
     views = read_json(fitted)["views"] if fitted.exists() else []
+    measured = reports / COMPARISON / "methods.json"
+    methods = read_json(measured)["rows"] if measured.exists() else []
     write_json(reports / "metrics.json", metrics.flat_metrics(list(found.values()), judged, source))
     metrics.write_plots(reports / "plots", list(found.values()), phase_points(FIRST, reports))
     target = reports / "index.html"
@@ -154,7 +156,7 @@ def write_report(reports: Path) -> Path:
         page.render(
             shown, source, rows, pairs, views, read_gallery(reports / COMPARISON),
             derived=read_json(implied) if implied.exists() else [],
-            chinchilla=_chinchilla(reports),
+            chinchilla=_chinchilla(reports), methods=methods,
         ),
     )  # fmt: skip
     return target

@@ -40,3 +40,12 @@ def trained(reports: Reports = Path("reports"), params: Params = Path("params.ya
     for view in read_json(target)["views"]:
         print(f"{view['paper']}, {view['view']}: {view['rows']} rows, {view['status']}")
     print(target)
+
+
+@app.command()
+def methods(reports: Reports = Path("reports")) -> None:
+    """Compare post-training methods on the committed checkpoints; writes reports/comparison/methods.json."""
+    from replications.comparison import methods as compared
+
+    target = compared.write_methods(reports)
+    print(*compared.lines(target), target, sep="\n")

@@ -14,6 +14,7 @@ from shared.report.prose import Block
 from shared.report.provenance import Provenance
 from shared.report.results import Claim, PaperFit, Part
 
+MOST_BITS = 4  # above, no method of rounding costs anything that can be seen
 MISS = 0.05  # of a two-sided 95 % interval
 SLOPES = ("D", "N", "bits", "G")
 TESTED = ("holds", "fails", "inconclusive")
@@ -57,6 +58,7 @@ def render(
     comparison_figures: list[Shown],
     derived: Sequence[Mapping[str, Any]] = (),
     chinchilla: Sequence[Mapping[str, Any]] = (),
+    methods: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page. `elasticities` are rows {"law", "label", "of", "at", "D", "N", "bits", "G"}, the last four estimates or
     None and `at` the point, `derived` rows {"paper", "quantity", "setting", "value", "low", "high", "unit"},
@@ -85,6 +87,8 @@ def render(
         chinchilla=[
             {**row, "ours": _estimate(row["ours"]), "note": (row["ours"] or {}).get("note", "")} for row in chinchilla
         ],
+        methods=[row for row in methods if row["bits"] <= MOST_BITS and row["winner"]],
+        method_names=list(dict.fromkeys(name for row in methods if row["winner"] for name in row["methods"])),
         trained=[{**view, "constants": _trained(view)} for view in trained if view["parameters"]],
         orders=[{**row, "difference": _estimate(row)} for row in orders if row["value"] is not None],
         comparison_figures=comparison_figures,
