@@ -40,7 +40,7 @@ bench: $(READY)  ## speed beside its peers, on a machine left alone; writes repo
 	mkdir -p build
 	OMP_NUM_THREADS=1 GLIBC_TUNABLES=$$(python -c 'from shared.sweep.launch import MALLOC; print(MALLOC)') \
 	  python -m pytest -o addopts= -q benchmarks/step.py benchmarks/qat.py benchmarks/formats.py \
-	  benchmarks/fit.py --benchmark-disable-gc --benchmark-json build/benchmarks.json
+	  benchmarks/gptq.py benchmarks/fit.py --benchmark-disable-gc --benchmark-json build/benchmarks.json
 	python -m benchmarks.table build/benchmarks.json reports/benchmarks.json
 
 lint: $(READY)

@@ -32,6 +32,7 @@ def summary(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
     add("fake_quantize_share_of_copy_bandwidth", "share_of_copy", "test_fake_quantize", min)
     for peer in ("gfloat", "eager", "torch"):
         add(f"fake_quantize_times_faster_than_{peer}", f"times_faster_than_{peer}", "test_fake_quantize", min)
+    add("gptq_times_faster_than_autogptq", "times_faster_than_autogptq", "autogptq", min)
     add("chinchilla_fit_times_faster_than_scipy", "times_faster_than_scipy", "chinchilla", min)
     return found
 
