@@ -23,13 +23,15 @@ Inputs = Mapping[str, float | str]
 @dataclass(frozen=True)
 class View:
     """A paper's reading: `read` gives a run's inputs of the law beside N and D, from its fields of RunSpec that are
-    not at their default, or None for a run that is not the paper's. `law` is made for the groups of a table."""
+    not at their default, or None for a run that is not the paper's. `law` is made for the groups of a table. `vary`
+    names the inputs that only compressed runs tell about: of each they must have two values."""
 
     paper: str
     name: str
     law: Callable[[tuple[str, ...]], Law]
     base: Inputs
     read: Callable[[Mapping[str, Any], "Widths"], Inputs | None]
+    vary: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,10 +152,17 @@ def _frantar(fields: Mapping[str, Any], widths: Widths) -> Inputs | None:
 
 UNQUANTIZED = {GROUPED: BASE}
 VIEWS = (
-    View("kumar_precision", "Eq. 3", lambda _: EQ3_BIAS_TIED, {"bits": WIDE}, _kumar_weights),
-    View("kumar_precision", "Eq. 4", lambda _: EQ4_BIAS, dict.fromkeys(("P_w", "P_a", "P_kv"), WIDE), _kumar),
+    View("kumar_precision", "Eq. 3", lambda _: EQ3_BIAS_TIED, {"bits": WIDE}, _kumar_weights, ("bits",)),
+    View(
+        "kumar_precision",
+        "Eq. 4",
+        lambda _: EQ4_BIAS,
+        dict.fromkeys(("P_w", "P_a", "P_kv"), WIDE),
+        _kumar,
+        ("P_w", "P_a", "P_kv"),
+    ),
     *(
-        View("qat_scaling", name, lambda _: CHEN, dict(CHEN.unquantized), _chen(which, bits))
+        View("qat_scaling", name, lambda _: CHEN, dict(CHEN.unquantized), _chen(which, bits), ("N", "D", "G"))
         # The paper's settings are those of 4 bits; in fewer the same law has more to tell from at our scale.
         for name, bits, which in (
             ("W4A4", 4, ("weights", "activations")),
@@ -164,7 +173,7 @@ VIEWS = (
             ("W2A16", 2, ("weights",)),
         )
     ),
-    View("capybara_fp", "P2, P4, P6", lambda _: SUN, {"E": 8.0, "M": 7.0, "B": 1.0}, _sun),
+    View("capybara_fp", "P2, P4, P6", lambda _: SUN, {"E": 8.0, "M": 7.0, "B": 1.0}, _sun, ("E", "M", "B")),
     View("compression_laws", "multipliers", effective_parameters, UNQUANTIZED, _frantar),
 )
 

@@ -68,13 +68,13 @@ def write_trained(reports: Path, params: Path) -> Path:
 
 
 def fitted(view: View, runs: pd.DataFrame, rules: HeldOut, settings: FitSettings, name: str) -> dict[str, Any]:
-    """One view's fit as plain values; `status` is `needs runs` where none of its runs may be fitted, FAILED with the
-    reason where they are too few."""
+    """One view's fit as plain values; `status` is `needs runs`, with the reason, where its compressed runs cannot tell
+    its constants, FAILED where all rows are too few."""
     about: dict[str, Any] = {"paper": view.paper, "view": view.name}
     hidden = held_out(runs, rules)
     found = rows_of(view, runs[~hidden])
     if found is None:
-        return {**about, "status": "needs runs", "reasons": [], "rows": 0, "parameters": {}}
+        return {**about, "status": "needs runs", "reasons": ["no run yet"], "rows": 0, "parameters": {}}
     law, table = found
     compressed = table[_is_compressed(table)]
     about |= {
@@ -85,6 +85,10 @@ def fitted(view: View, runs: pd.DataFrame, rules: HeldOut, settings: FitSettings
         "tokens": sorted({int(tokens) for tokens in compressed["tokens"]}),
         "seeds": int(compressed["seed"].nunique()),
     }
+    single = [name for name in view.vary if compressed[name].nunique() < 2]
+    if single:
+        reason = f"its {len(compressed)} compressed runs have one value of {', '.join(single)}"
+        return {**about, "status": "needs runs", "reasons": [reason], "parameters": {}}
     try:
         result = fit(
             law, table, recipe=RECIPE, n_starts=settings.n_starts, n_boot=settings.n_boot, seed=settings.seed,

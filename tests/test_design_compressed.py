@@ -62,9 +62,9 @@ W4 = {"weights": "INT4@channel"}
 @pytest.mark.parametrize(
     ("paper", "name", "fields", "read"),
     [
-        ("kumar_precision", None, W4 | {"keys_values": "INT6@token"}, {"P_w": 4, "P_a": 16, "P_kv": 6}),
-        ("kumar_precision", None, W4 | {"activations": "INT4@token"}, None),
-        ("kumar_precision", None, {"weights": "INT4@8"}, None),
+        ("kumar_precision", "Eq. 4", W4 | {"keys_values": "INT6@token"}, {"P_w": 4, "P_a": 16, "P_kv": 6}),
+        ("kumar_precision", "Eq. 4", W4 | {"activations": "INT4@token"}, None),
+        ("kumar_precision", "Eq. 4", {"weights": "INT4@8"}, None),
         ("qat_scaling", "W4A4", {"weights": "INT4@8", "activations": "INT4@8"}, {"G": 8}),
         ("qat_scaling", "W4A4", {"weights": "INT4@8", "activations": "INT4@16"}, None),
         ("qat_scaling", "W4A4", {"weights": "INT4@8"}, None),

@@ -378,16 +378,18 @@ def test_deviations_reach_the_page_and_their_absence_is_said(reports: Path) -> N
     view |= {"rms": 0.05}
     view |= {"parameters": {"gamma_D": gamma}, "heldout": {"rows": 2, "median_abs_error": 0.01}}
     order |= {"value": 0.2, "low": 0.1, "high": 0.3, "verdict": "holds"}
+    waiting = {"paper": "a paper", "view": "W3A3", "status": "needs runs", "reasons": ["no run yet"], "parameters": {}}
     rtn = gamma | {"bits_per_weight": 3.5, "calibration": "none", "competes": True}
     lnq = rtn | {"value": 0.25, "bits_per_weight": 4.5, "competes": False}
     row = {"size": "S", "phase": "cooled", "D": 1048576, "bits": 3.0, "group_size": "channel"}
     row |= {"methods": {"gptq": rtn, "lnq": lnq}, "winner": "gptq", "real": True}
-    text = page.render([paper], source, [], [order], [view], [], methods=[row, row | {"bits": 8.0}])
+    text = page.render([paper], source, [], [order], [view, waiting], [], methods=[row, row | {"bits": 8.0}])
     assert text.count("gptq, real") == 1  # of the two rows only the one with few bits is shown
     assert "[0.25; 4.5 bits]" in text
     assert "two &lt; three" in text
     assert "a paper, W4A4: 9 runs, 4 of them compressed; CONVERGED; rms 5 % of the loss; held out, 2 runs" in text
     assert "Needs runs: no pair" not in text
+    assert "a paper, W3A3: needs runs, no run yet." in text
     assert "<code>code</code>" in text
     assert "<strong>strong &lt;b&gt;</strong>" in text
     assert "<li>one goes on</li>" in text

@@ -75,7 +75,10 @@ def test_views_without_runs_say_so(table: Path, tmp_path: Path) -> None:
     params.write_text("fit: {n_starts: 8, n_boot: 20, seed: 1, condition_limit: 1.0e+8, signal_to_noise: 4}\n")
     views = {(v["paper"], v["view"]): v for v in read_json(write_trained(tmp_path, params))["views"]}
     assert views["qat_scaling", "W4A4"]["status"] == "needs runs"
-    assert views["kumar_precision", "Eq. 4"]["status"] == "FAILED"  # weights alone tell nothing of P_a
+    few = views["kumar_precision", "Eq. 4"]
+    assert (few["status"], few["parameters"]) == ("needs runs", {})
+    assert few["reasons"][0].endswith("compressed runs have one value of P_a, P_kv")
+    assert "one value of G" not in str(views["qat_scaling", "W2A16"]["reasons"])  # its width changes with the size
     assert views["kumar_precision", "Eq. 3"]["parameters"]["gamma_w"]["published"] == pytest.approx(2.6745, rel=0.2)
     with pytest.raises(BitlawError, match="no such table"):
         write_trained(tmp_path / "nowhere", params)

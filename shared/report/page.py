@@ -89,6 +89,7 @@ def render(
         ],
         methods=[row for row in methods if row["bits"] <= MOST_BITS and row["winner"]],
         method_names=list(dict.fromkeys(name for row in methods if row["winner"] for name in row["methods"])),
+        untrained=[view for view in trained if not view["parameters"]],
         trained=[{**view, "constants": _trained(view)} for view in trained if view["parameters"]],
         orders=[{**row, "difference": _estimate(row)} for row in orders if row["value"] is not None],
         comparison_figures=comparison_figures,
