@@ -373,7 +373,7 @@ ptq(model=sys.argv[1], text=[Path(sys.argv[2])], methods=[sys.argv[3]], formats=
 """
 
 
-@pytest.mark.parametrize(("method", "layers"), [("gptq", 2), ("awq", 1)])
+@pytest.mark.parametrize(("method", "layers"), [("gptq", 2), ("awq", 1), ("rtn", 2), ("guided", 1)])
 def test_memory_is_predicted(folders: dict[str, Path], tmp_path: Path, method: str, layers: int) -> None:
     """Beyond what the process has before the model is opened, which would hide it: within a fifth."""
     path = folder(tmp_path, "llama", layers=layers, width=1024)

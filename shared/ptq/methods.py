@@ -192,6 +192,8 @@ def _is_plain(quantizer: Quantizer) -> bool:
 
 _RTN = Work(copies=7, passes=30)
 _GPTQ = Work(copies=9, squares=6, passes=150, products=0.5, cubes=2, column_seconds=1e-4)
+# One group of output channels at a time, of four.
+_GUIDED = Work(copies=2.25, squares=6, passes=150, products=0.5, cubes=8, column_seconds=4e-4)
 _AWQ = Work(copies=26, squares=3, single=False, passes=600, products=21)
 _LNQ = Work(copies=60, squares=6, passes=4000, products=20, cubes=2, column_seconds=5e-3)
 METHODS = {
@@ -202,7 +204,7 @@ METHODS = {
         Method("gptq_act_order", "GPTQ, most active first", "inputs", gptq_act_order, _nearest_only, _GPTQ),
         Method("awq", "AWQ with clipping (arXiv 2306.00978)", "inputs", awq, _nearest_only, _AWQ),
         Method("autogptq", "auto-gptq 0.7.1's core, its defaults", "inputs", autogptq, _plain_integers, _GPTQ),
-        Method("guided", "GPTQ by guided Hessians (arXiv 2505.07004)", "gradients", guided, _nearest_only, _GPTQ),
+        Method("guided", "GPTQ by guided Hessians (arXiv 2505.07004)", "gradients", guided, _nearest_only, _GUIDED),
         Method("lnq", "LNQ code books by guided Hessians", "gradients", lnq, _bits_only, _LNQ),
         Method("magnitude", "half of the weights zero", "nothing", magnitude("unstructured"), _also_nothing, _RTN),
         Method("magnitude_2_4", "two of four zero", "nothing", magnitude("2:4"), _also_nothing, _RTN),
