@@ -275,7 +275,9 @@ def test_calibration_helps_a_trained_checkpoint() -> None:
 def test_methods_are_measured_on_plain_runs_of_one_seed() -> None:
     cpu = expand("cpu", "c" * 64)
     kinds = {
-        (c.method, run.spec == run.spec.base, run.spec.seed) for run in cpu.runs for c in cpu.cells[run.spec.run_id]
+        (cell.method, run.spec == run.spec.base, run.spec.seed)
+        for run in cpu.runs
+        for cell in cpu.cells.get(run.spec.run_id, [])
     }
     assert {kind[1:] for kind in kinds if kind[0] != "rtn"} == {(True, 1)}
     first = next(run for run in cpu.runs if run.spec == run.spec.base and run.spec.seed == 1)
