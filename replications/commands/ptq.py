@@ -35,7 +35,7 @@ LISTS = ("--methods", "--formats", "--groups", "--save", "--text")
 # 262,144 tokens to measure on, as in the pool (shared/evaluate/losses.py).
 MEASURED_TOKENS = 262_144
 MOST_CONTEXT = 2048
-# Memory is predicted within a fifth (tests/test_ptq_cost.py): beyond that a run is refused.
+# Memory is predicted within a fifth (tests/test_ptq_command.py): beyond that a run is refused.
 SURELY = 1.2
 
 

@@ -53,7 +53,7 @@ Quantize = Callable[[Sequence[Tensor], Known, Quantizer | None, int], list[Round
 
 @dataclass(frozen=True)
 class Work:
-    """What quantizing takes, read off the code and measured (tests/test_ptq_cost.py): for the prediction only.
+    """What quantizing takes, read off the code and measured (tests/test_ptq_command.py): for the prediction only.
 
     copies    FP32 numbers for each weight that are in memory at once beside the model's own
     squares   matrices as large as the second moments, beside these

@@ -241,7 +241,7 @@ class Stream:
                 [(a.rest, a.named) for a in _arguments(model, blocks, windows_BT)],
             ):
                 raise BitlawError("the model gives its blocks more than hidden states of each text: use method rtn")
-        self.states_BTC = [_first_input(model, blocks, windows_BT) for windows_BT in batches]
+        self.states_BTC = _first_inputs(model, blocks, batches)
 
     def run(self, number: int, state_BTC: Tensor) -> Tensor:
         arguments = self.arguments[len(state_BTC)][number]
@@ -269,6 +269,20 @@ class Stream:
 
 class _Reached(Exception):  # noqa: N818
     """The first block was reached: what comes after is not needed."""
+
+
+def _first_inputs(model: Any, blocks: nn.ModuleList, batches: list[Tensor]) -> list[Tensor]:
+    """What enters the first block, batch by batch: views of one tensor, since many small ones leave holes in memory."""
+    all_STC: Tensor | None = None
+    parts: list[Tensor] = []
+    done = 0
+    for windows_BT in batches:
+        first_BTC = _first_input(model, blocks, windows_BT)
+        if all_STC is None:
+            all_STC = first_BTC.new_empty((sum(map(len, batches)), *first_BTC.shape[1:]))
+        parts.append(all_STC[done : done + len(first_BTC)].copy_(first_BTC))
+        done += len(first_BTC)
+    return parts
 
 
 def _first_input(model: Any, blocks: nn.ModuleList, windows_BT: Tensor) -> Tensor:
