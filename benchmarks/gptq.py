@@ -1,4 +1,4 @@
-"""Our GPTQ against auto-gptq's core class: the same matrices, inputs, group, order and damping, in turns on one thread."""
+"""Our GPTQ against auto-gptq's core class: the same matrices, inputs, group, order and damping, in turns."""
 
 from collections.abc import Callable
 from typing import Any
