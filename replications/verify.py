@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from replications.design_compressed import noise_of
 from shared.errors import BitlawError
 from shared.sweep.launch import expected_seconds
 from shared.sweep.spec import NUMERICS_VERSION, Run
@@ -68,13 +69,8 @@ def compared(
         row, new = rows[run.spec.run_id], again[run.spec.run_id]
         exact = all(row[name] == new[name] for name in ("cpu_model", "torch_version", "device"))
         recorded, value = float(row["loss"]), float(new["loss"] or "nan")
-        allowed = DIGITS * recorded if exact else STANDARD_DEVIATIONS * _nearest(noise, run.spec.tokens)
+        # Without a horizon of two seeds nothing says how far another machine may be off.
+        sd = float(noise_of(np.array([float(run.spec.tokens)]), noise)[0]) if noise else 0.0
+        allowed = DIGITS * recorded if exact else STANDARD_DEVIATIONS * sd
         found.append(Verdict(run, recorded, value, exact, allowed))
     return found
-
-
-def _nearest(noise: dict[int, float], tokens: int) -> float:
-    """At the nearest horizon by ratio; zero where no horizon was trained with two seeds."""
-    if not noise:
-        return 0.0
-    return noise[min(noise, key=lambda known: abs(np.log(known / tokens)))]

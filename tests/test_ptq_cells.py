@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sample_corpus import make_corpus
 from torch import Tensor
 
 from replications.comparison import methods
 from replications.pool import expand, read_pool
 from shared.corpus.load import load_corpus
-from shared.corpus.write import write_description
 from shared.errors import BitlawError
 from shared.evaluate.calibrate import CalibrationText, calibrated, calibration_text
 from shared.evaluate.losses import evaluator, validation_windows
 from shared.evaluate.ptq import Cell, measure, measure_losses, quantize, rivals
-from shared.files import sha256_file
 from shared.model import Decoder, Shape
 from shared.model.exchange import llama_name, to_transformers
 from shared.quantize.awq import awq
@@ -307,21 +306,6 @@ def test_a_group_that_does_not_divide_is_said_before_anything_runs(tmp_path: Pat
     path.write_text(source.replace(old, old.replace('"8"', '"64"')))
     with pytest.raises(BitlawError, match="groups of 64 do not divide the 32 inputs of a matrix of size X"):
         expand("micro", "c" * 64, pool=read_pool(path))
-
-
-def make_corpus(root: Path, tokens: int = 40_000) -> None:
-    folder = root / "build" / "corpora" / "sample"
-    folder.mkdir(parents=True)
-    walk = np.cumsum(np.random.Generator(np.random.PCG64(0)).integers(0, 5, tokens)) % 1024
-    parts = {}
-    for part, values in (("train", walk[: tokens * 9 // 10]), ("val", walk[tokens * 9 // 10 :])):
-        path = folder / f"{part}.bin"
-        path.write_bytes(values.astype("<u2").tobytes())
-        parts[part] = {
-            "tokens": len(values), "bytes": len(values), "bytes_per_token": 1.0, "documents": 1,
-            "sha256": sha256_file(path),
-        }  # fmt: skip
-    write_description(folder, "sample", parts, folder / "train.bin")
 
 
 def bitlaw(root: Path, *arguments: str) -> str:

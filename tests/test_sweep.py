@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sample_corpus import make_corpus
 
 from replications.pool import expand, papers, read_pool
 from shared.corpus.load import pinned_sha256
-from shared.corpus.write import corpus_sha256, write_description
+from shared.corpus.write import corpus_sha256
 from shared.errors import BitlawError
-from shared.files import sha256_file
 from shared.quantize import parse_quantizer
 from shared.sweep import claim, tables
 from shared.sweep.kept import kept, kept_model
@@ -290,23 +290,6 @@ def test_a_damaged_table_is_one_sentence(tmp_path: Path, change, sentence: str) 
 
 
 # --- whole sweeps -----------------------------------------------------------------------------------------------
-
-
-def make_corpus(root: Path, tokens: int = 40_000) -> None:
-    """A small corpus with structure, written as `bitlaw data build --text` writes one."""
-    folder = root / "build" / "corpora" / "sample"
-    folder.mkdir(parents=True)
-    generator = np.random.Generator(np.random.PCG64(0))
-    walk = np.cumsum(generator.integers(0, 5, tokens)) % 1024
-    parts = {}
-    for part, values in (("train", walk[: tokens * 9 // 10]), ("val", walk[tokens * 9 // 10 :])):
-        path = folder / f"{part}.bin"
-        path.write_bytes(values.astype("<u2").tobytes())
-        parts[part] = {
-            "tokens": len(values), "bytes": len(values), "bytes_per_token": 1.0, "documents": 1,
-            "sha256": sha256_file(path),
-        }  # fmt: skip
-    write_description(folder, "sample", parts, folder / "train.bin")
 
 
 def command(root: Path, *arguments: str) -> list[str]:

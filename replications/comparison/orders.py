@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from replications.compressed import compression_of
 from shared.laws.tables import RUNS, read_table
 
 CONFIDENCE = 0.95
@@ -98,16 +99,8 @@ def _judged(order: Order, table: pd.DataFrame) -> list[Seen]:
 
 
 def _matching(table: pd.DataFrame, side: Mapping[str, str]) -> pd.DataFrame:
-    """Runs compressed in exactly this way: other quantizers none, no pruning, no exceptions, no learned clip."""
-    plain = {
-        "weights": "none", "activations": "none", "queries": "none", "keys_values": "none",
-        "weights_backward": "forward", "activations_backward": "forward",
-        "gradients_to_inputs": "none", "gradients_to_weights": "none", "learned_clip": "False", "exceptions": "",
-    }  # fmt: skip
-    mask = pd.to_numeric(table["sparsity"]) == 0
-    for name, value in (plain | dict(side)).items():
-        mask &= table[name].fillna("").astype(str) == value
-    return table[mask]
+    """Runs compressed in exactly this way: nothing else of theirs is compressed."""
+    return table[[compression_of(row) == side for row in table.to_dict("records")]]
 
 
 def _seen(order: Order, size: str, tokens: float, rows: pd.DataFrame) -> Seen:
