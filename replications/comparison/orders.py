@@ -100,7 +100,7 @@ def _judged(order: Order, table: pd.DataFrame) -> list[Seen]:
 
 def _matching(table: pd.DataFrame, side: Mapping[str, str]) -> pd.DataFrame:
     """Runs compressed in exactly this way: nothing else of theirs is compressed."""
-    return table[[compression_of(row) == side for row in table.to_dict("records")]]
+    return table[np.array([compression_of(row) == side for row in table.to_dict("records")], dtype=bool)]
 
 
 def _seen(order: Order, size: str, tokens: float, rows: pd.DataFrame) -> Seen:
