@@ -57,8 +57,11 @@ class CellGroup(Strict):
     formats: list[str]
     group_sizes: list[str]
     seeds: list[int]
-    # Only of runs that train unquantized and dense: methods that look at text need plain products.
-    plain_runs: bool = False
+    # Of all sizes and horizons, where these do not say which.
+    sizes: list[str] = []
+    tokens: list[Tokens] = []
+    # Runs that train unquantized and dense, or those that quantize their weights and nothing else.
+    of: Literal["plain", "weights"] = "plain"
 
 
 class Profile(Strict):
@@ -166,10 +169,22 @@ def expand(
             )
         for cell_part in profile.measurements[group]:
             for run in runs:
-                if run.spec.seed in cell_part.seeds and (run.spec == run.spec.base or not cell_part.plain_runs):
+                if chosen(cell_part, run):
                     known_cells = cells.setdefault(run.spec.run_id, [])
                     known_cells += [cell for cell in cells_of(cell_part, run) if cell not in known_cells]
     return Expected(profile, pool.sizes, list({run.spec.run_id: run for run in runs}.values()), cells)
+
+
+def chosen(part: CellGroup, run: Run) -> bool:
+    """Whether a group of cells is measured on this run."""
+    spec = run.spec
+    weights_alone = replace(spec.base, weights=spec.weights)
+    return (
+        spec.seed in part.seeds
+        and (not part.sizes or run.size in part.sizes)
+        and (not part.tokens or spec.tokens in part.tokens)
+        and (spec == spec.base if part.of == "plain" else spec == weights_alone != spec.base)
+    )
 
 
 def kept_runs(want: Expected) -> list[Run]:

@@ -276,7 +276,7 @@ def test_a_damaged_table_is_named(reports: Path) -> None:
 def test_the_trunk_that_checkpoints_share_counts_once() -> None:
     cooled = ["True", "False", "True", "False", "True"]
     runs = pd.DataFrame({"trunk_id": list("aaaab"), "cooled": cooled, "seconds": [100, 120, 200, 240, 50]})
-    runs["cooldown"] = "0.2"
+    runs["cooldown"], runs["decay"] = "0.2", "sqrt"
     # Branches: 20 + 40 + 10. Trunks: a to its last checkpoint, 240; b until its branch, 40.
     assert seconds_spent(runs) == pytest.approx(70 + 240 + 40)
 

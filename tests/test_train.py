@@ -100,10 +100,24 @@ def test_schedules() -> None:
     assert 0 < fractions[-1] < 0.03
 
 
+def test_a_cosine_falls_from_the_end_of_the_warm_up() -> None:
+    recipe = replace(RECIPE, warmup_steps=10, decay="cosine")
+    tokens = 110 * 64
+    assert recipe.branch_step(tokens) == 10
+    fractions = [branch_fraction(recipe, tokens, step) for step in range(10, 110)]
+    assert fractions[0] == 1.0
+    assert fractions[50] == pytest.approx(0.5)
+    assert fractions[25] == pytest.approx(0.5 * (1 + math.sqrt(0.5)))
+    assert all(a > b for a, b in itertools.pairwise(fractions))
+    assert 0 < fractions[-1] < 0.001
+    assert replace(recipe, warmup_steps=200).branch_step(tokens) == 109
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ({"batch_tokens": 60}, "multiple of context"),
+        ({"decay": "linear"}, "one of sqrt, cosine"),
         ({"compute": "fp8"}, "must be 'bf16' or 'fp32'"),
         ({"learning_rate": 0.0}, "between 0 and 1"),
         ({"accumulate": 3}, "multiple of context"),

@@ -68,9 +68,10 @@ def seconds_spent(runs: pd.DataFrame) -> float:
     """Training time with each trunk counted once.
 
     A row's seconds run from the trunk's first step to its own checkpoint. A cooled checkpoint adds the share
-    `cooldown` of its steps to what the trunk had done already; the trunk itself went as far as its last checkpoint.
+    `cooldown` of its steps (all of a cosine's) to what the trunk had done; that went as far as its last checkpoint.
     """
     seconds = pd.to_numeric(runs["seconds"]).fillna(0.0)
-    branch = seconds * pd.to_numeric(runs["cooldown"]).fillna(0.0) * (runs["cooled"] == "True")
+    share = pd.to_numeric(runs["cooldown"]).fillna(0.0).where(runs["decay"] != "cosine", 1.0)
+    branch = seconds * share * (runs["cooled"] == "True")
     trunk = (seconds - branch).groupby(runs["trunk_id"]).max()
     return float(branch.sum() + trunk.sum())

@@ -51,6 +51,7 @@ class RunSpec:
     epsilon: float = 1e-8
     clip: float = 1.0
     cooldown: float = 0.2
+    decay: str = "sqrt"
     accumulate: int = 1
     compute: str = "bf16"
     threads: int = 1

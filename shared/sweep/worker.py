@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,10 @@ from shared.evaluate.losses import evaluator, mean, validation_windows
 from shared.evaluate.ptq import Cell, measure_losses
 from shared.files import read_json, write_text
 from shared.model import Decoder
+from shared.quantize.training import baked
 from shared.sweep.claim import claimed
 from shared.sweep.ledger import Ledger, Result
-from shared.sweep.spec import NUMERICS_VERSION, Run, trunks
+from shared.sweep.spec import NUMERICS_VERSION, Run, RunSpec, trunks
 from shared.train import trunk
 from shared.train.batches import Batches
 from shared.train.device import pick, processor
@@ -182,8 +183,8 @@ class Worker:
         except DamagedFileError as error:
             warn(f"{error}; its cells wait until `bitlaw train` has trained it again")
             return
-        model, losses, windows_ST = self.bench(run)
-        model.load_state_dict(weights)
+        model, losses, windows_ST = self.bench(replace(run, spec=run.spec.base))
+        model.load_state_dict(deployed(run.spec, weights))
         text = None
         if any(cell.needs_text for cell in cells):
             text = calibration_text(run.corpus, self.corpus(run).train, run.spec.context)
@@ -235,6 +236,20 @@ class Worker:
                     raise trunk.StoppedError
                 time.sleep(PROGRESS_SECONDS)
             tasks = left
+
+
+def deployed(spec: RunSpec, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A plain model's tensors: of a run that trains with quantized weights, those that its products read.
+
+    What is quantized further is what would be deployed (Kumar et al., arXiv 2411.04330, section 5), not the weights in
+    full precision behind it. Raises BitlawError when more than weights is cast: no plain model computes that.
+    """
+    if spec == spec.base:
+        return weights
+    recipe = spec.recipe
+    trained = trunk.low_precision(recipe.shape, recipe.precision, recipe.sparsity)
+    trained.load_state_dict(weights)
+    return baked(trained).state_dict()
 
 
 def say(event: dict[str, Any]) -> None:

@@ -9,6 +9,9 @@ from shared.quantize.sparsity import Sparsity
 from shared.quantize.training import Precision
 
 UNQUANTIZED, DENSE = Precision(), Sparsity()
+# How the learning rate falls to zero: "sqrt" over the last part of the steps (`cooldown`), "cosine" over all of them
+# after the warm-up, so that a cosine run is a branch that leaves its trunk there.
+DECAYS = ("sqrt", "cosine")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Recipe:
     epsilon: float = 1e-8
     clip: float = 1.0
     cooldown: float = 0.2
+    decay: str = "sqrt"
     accumulate: int = 1
     compute: str = "bf16"
     threads: int = 1
@@ -39,6 +43,8 @@ class Recipe:
                 f"batch_tokens {self.batch_tokens} must be a multiple of context x accumulate "
                 f"({self.shape.context} x {self.accumulate})"
             )
+        if self.decay not in DECAYS:
+            raise BitlawError(f"decay is {self.decay!r}, it must be one of {', '.join(DECAYS)}")
         if self.compute not in ("bf16", "fp32"):
             raise BitlawError(f"compute is {self.compute!r}, it must be 'bf16' or 'fp32'")
         if not 0 < self.learning_rate < 1 or not 0 < self.cooldown < 1:
@@ -61,6 +67,8 @@ class Recipe:
     def branch_step(self, tokens: int) -> int:
         """The trunk's step at which the cooldown to this horizon begins."""
         steps = self.steps(tokens)
+        if self.decay == "cosine":
+            return min(self.warmup_steps, steps - 1)
         return steps - max(1, round(self.cooldown * steps))
 
 
@@ -70,6 +78,9 @@ def trunk_fraction(recipe: Recipe, step: int) -> float:
 
 
 def branch_fraction(recipe: Recipe, tokens: int, step: int) -> float:
-    """Learning rate of a cooldown branch: the trunk's times 1 - sqrt(progress) (Haegele et al., arXiv 2405.18392)."""
+    """Learning rate of a branch that falls to zero: the trunk's times 1 - sqrt(progress) (Haegele et al.,
+    arXiv 2405.18392) or times half a cosine (Loshchilov and Hutter, arXiv 1608.03983)."""
     begin, end = recipe.branch_step(tokens), recipe.steps(tokens)
-    return trunk_fraction(recipe, step) * (1.0 - math.sqrt((step - begin) / (end - begin)))
+    progress = (step - begin) / (end - begin)
+    fall = 0.5 * (1.0 + math.cos(math.pi * progress)) if recipe.decay == "cosine" else 1.0 - math.sqrt(progress)
+    return trunk_fraction(recipe, step) * fall
