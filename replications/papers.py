@@ -1,7 +1,7 @@
 """The papers, and the files that their fit and their claims read and write.
 
-A paper with an experiment.yaml and figures.py is fitted to our runs; one without is judged by what it publishes and by
-refits on published runs, and its other claims say which runs they need.
+A paper whose experiment.yaml has a section `fit` is fitted to our cells of post-training quantization; laws of
+low-precision training are fitted together (trained.py). Claims that neither decides say which runs they need.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +15,7 @@ from replications.comparison import claims as guide_claims
 from replications.compression_laws import claims as frantar_claims
 from replications.kumar_precision import claims as kumar_claims
 from replications.kumar_precision.law import LAW as KUMAR
+from replications.pool import read_yaml
 from replications.precision_predictor import claims as page_claims
 from replications.precision_predictor.law import LAW as PAGE
 from replications.qat_scaling import claims as chen_claims
@@ -56,8 +57,9 @@ class Paper:
 
     @property
     def fitted(self) -> bool:
-        """Whether the pool holds the paper's runs, so that there are a fit and figures."""
-        return self.file("experiment.yaml").exists() and self.file("figures.py").exists()
+        """Whether its law of post-training quantization is fitted to our cells: its experiment.yaml says which."""
+        path = self.file("experiment.yaml")
+        return self.law is not None and path.exists() and "fit" in read_yaml(path)
 
     def published(self) -> Published:
         return read_settings(self.file("published.yaml"), Published)
@@ -101,8 +103,8 @@ def write_fit(paper: Paper, reports: Path, params: Path) -> Path:
     law = paper.law
     if not paper.fitted or law is None:
         raise BitlawError(
-            f"{paper.name} has no experiment.yaml, because the pool holds none of its runs yet; "
-            f"`bitlaw replicate claims {paper.name}` needs no fit"
+            f"{paper.name} has no law of post-training quantization to fit; `bitlaw replicate trained` fits the laws of "
+            f"low-precision training, and `bitlaw replicate claims {paper.name}` needs no fit"
         )
     settings = read_settings(params, Params).fit
     selection = read_settings(paper.file("experiment.yaml"), Selection, "fit")

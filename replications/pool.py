@@ -157,17 +157,17 @@ def expand(
             )
     runs: list[Run] = []
     for group in wanted.runs:
-        if group not in profile.runs:
+        if not any(group in other.runs for other in pool.profiles.values()):
             raise BitlawError(f"profile '{name}' has no runs '{group}'{nearest(group, list(profile.runs))}")
-        for part in profile.runs[group]:
+        for part in profile.runs.get(group, []):  # a small profile has part of what a paper needs
             runs += runs_of(part, pool, profile, corpus or profile.corpus, corpus_sha256)
     cells: dict[str, list[Cell]] = {}
     for group in wanted.measurements:
-        if group not in profile.measurements:
+        if not any(group in other.measurements for other in pool.profiles.values()):
             raise BitlawError(
                 f"profile '{name}' has no measurements '{group}'{nearest(group, list(profile.measurements))}"
             )
-        for cell_part in profile.measurements[group]:
+        for cell_part in profile.measurements.get(group, []):
             for run in runs:
                 if chosen(cell_part, run):
                     known_cells = cells.setdefault(run.spec.run_id, [])
