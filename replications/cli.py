@@ -9,16 +9,22 @@ import sys
 import typer
 
 from replications.commands import (
+    allocate,
     data,
+    decode,
     design,
+    engineer,
     fit,
     formats,
     laws,
+    numerics,
+    predictor,
     ptq,
     published,
     replicate,
     report,
     smoke,
+    statistics,
     train,
     verify,
 )
@@ -33,8 +39,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    *(train.train, train.measure, train.status, train.keep, verify.verify, smoke.smoke, design.design, formats.formats),
+    *(train.train, train.measure, train.status, train.keep, statistics.statistics, verify.verify, smoke.smoke),
+    *(design.design, formats.formats),
     *(laws.laws, laws.compare, laws.claims, fit.fit, report.report, report.check),
+):
+    app.command()(command)
+for command in (
+    *(predictor.predictor, predictor.low_data, engineer.engineer, numerics.numerics, numerics.surface),
+    *(decode.decode, allocate.allocate),
 ):
     app.command()(command)
 app.command(cls=ptq.Lists)(ptq.ptq)

@@ -103,8 +103,8 @@ def write_fit(paper: Paper, reports: Path, params: Path) -> Path:
     law = paper.law
     if not paper.fitted or law is None:
         raise BitlawError(
-            f"{paper.name} has no law of post-training quantization to fit; `bitlaw replicate trained` fits the laws of "
-            f"low-precision training, and `bitlaw replicate claims {paper.name}` needs no fit"
+            f"{paper.name} has no law of post-training quantization to fit; `bitlaw replicate trained` fits the laws "
+            f"of low-precision training, and `bitlaw replicate claims {paper.name}` needs no fit"
         )
     settings = read_settings(params, Params).fit
     selection = read_settings(paper.file("experiment.yaml"), Selection, "fit")

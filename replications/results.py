@@ -7,7 +7,8 @@ from types import ModuleType
 
 import pandas as pd
 
-from replications.comparison import derived, elasticities, evidence, orders, own
+from replications import low_precision
+from replications.comparison import decay, derived, elasticities, evidence, inside, orders, own
 from replications.comparison import figures as comparison_figures
 from replications.papers import EVIDENCE, GUIDE, HELD_OUT, HERE, PAPERS, REFITS, Paper, all_published, find
 from shared.errors import BitlawError
@@ -16,7 +17,7 @@ from shared.laws.law import Law
 from shared.laws.settings import HeldOut, Published, Selection, read_settings
 from shared.laws.study import FITTED as FITTED_ROWS
 from shared.laws.study import select
-from shared.laws.tables import RUNS, read_pool, read_table
+from shared.laws.tables import MEASUREMENTS, RUNS, Kind, read_pool, read_table
 from shared.report import goldens, metrics, page
 from shared.report.figures import style
 from shared.report.figures.gallery import read_gallery, write_gallery
@@ -28,7 +29,13 @@ from shared.report.refits import read_refits
 from shared.report.results import Claim, PaperFit, read_claims, read_fit
 
 COMPARISON = "comparison"
+# Columns of measurements.csv beside those that a pool of cells needs.
+OF_RUN: dict[str, Kind] = {
+    "size": "text", "n_blocks": "positive", "tokens": "positive", "cooled": "flag", "seed": "text",
+    "relative_mse": "maybe",
+}  # fmt: skip
 FITTED = [name for name, paper in PAPERS.items() if paper.fitted]
+DRAWN = [name for name, paper in PAPERS.items() if paper.file("figures.py").exists()]
 FIRST = FITTED[0]  # whose selection of rows the comparison of phases and the plots take
 
 
@@ -77,17 +84,23 @@ def _law_of(paper: str) -> Law:
 
 
 def draw_paper(paper: str, reports: Path) -> list[Path]:
-    """Draw a paper's figures into its folder of `reports`. Raises BitlawError for an unknown paper or no fit."""
-    _law_of(paper)
+    """Draw a paper's figures into its folder of `reports`. Raises BitlawError for an unknown paper, one that has no
+    figures, and no fit."""
+    found = find(paper)
+    if not found.file("figures.py").exists():
+        raise BitlawError(f"{paper} has no figures of our runs; use {', '.join(DRAWN)}")
     module = figures_of(paper)
-    material = Material(read_fit(reports / paper / "fit.json"), phase_points(paper, reports))
     with style.theme():
-        return write_gallery(reports / paper, module.draw(material))
+        if found.fitted:
+            drawn = module.draw(Material(read_fit(reports / paper / "fit.json"), phase_points(paper, reports)))
+        else:
+            drawn = module.draw(low_precision.material(paper, reports))
+        return write_gallery(reports / paper, drawn)
 
 
 def compare(reports: Path) -> list[Path]:
-    """Write comparison/elasticities.json, derived.json, evidence.json and orders.json, and draw what sets papers and
-    phases side by side."""
+    """Write comparison/elasticities.json, derived.json, evidence.json, orders.json and decay.json, and draw what sets
+    papers and phases side by side."""
     published = all_published()
     fitted = [read_fit(reports / paper / "fit.json") for paper in FITTED]
     refitted = reports / REFITS.parent / "elasticities.json"
@@ -103,10 +116,12 @@ def compare(reports: Path) -> list[Path]:
     ordered = target.parent / "orders.json"
     runs = reports / "runs.csv"
     write_json(ordered, orders.judge(runs) if runs.exists() else [])
+    write_json(target.parent / "decay.json", decays(reports))
     phases = phase_points(FIRST, reports)
     with style.theme():
         drawings = comparison_figures.draw(read_json(target), phases["cooled"], phases["trunk"])
-        return [target, derivations, reports / EVIDENCE, ordered, *write_gallery(target.parent, drawings)]
+        written = [target, derivations, reports / EVIDENCE, ordered, target.parent / "decay.json"]
+        return [*written, *write_gallery(target.parent, drawings)]
 
 
 def _of_the_pool(reports: Path, fitted: list[PaperFit]) -> tuple[list[dict[str, object]], evidence.Evidence]:
@@ -117,9 +132,35 @@ def _of_the_pool(reports: Path, fitted: list[PaperFit]) -> tuple[list[dict[str, 
     runs = _runs(reports)
     mine = own.fit_own(rows, _unquantized(rows, runs))
     sizes = sorted({float(N) for N in rows.loc[rows["use"] == FITTED_ROWS, "N"]})
-    return own.derived_rows(mine, sizes), evidence.collect(
-        rows, runs.rename(columns={"N": "n_blocks", "D": "tokens"}), fitted, mine
+    tables = reports / "runs.csv", reports / "measurements.csv"
+    rates = reports / "learning_rate" / "runs.csv"
+    seen = evidence.collect(
+        rows,
+        runs.rename(columns={"N": "n_blocks", "D": "tokens"}),
+        fitted,
+        mine,
+        pool=read_pool(*tables),
+        rates=read_table(rates, RUNS) if rates.exists() else None,
     )
+    seen |= inside.collect(inside.read_statistics(reports / "statistics.csv"), cells_of(tables[1]))
+    return own.derived_rows(mine, sizes), seen
+
+
+def cells_of(path: Path) -> pd.DataFrame:
+    """measurements.csv with what it repeats of its runs, unquantized and low-precision ones. Raises BitlawError for a
+    bad table."""
+    return read_table(path, {**MEASUREMENTS, **OF_RUN})
+
+
+def decays(reports: Path) -> list[dict[str, object]]:
+    """What tokens and the decay of the learning rate do (comparison/decay.py); nothing while there are no cells."""
+    rows = _selected(FIRST, reports)
+    if rows is None:
+        return []
+    cells = cells_of(reports / "measurements.csv")
+    plain = cells[cells["run_id"].isin(rows["run_id"])]
+    cosine = reports / "decay" / "measurements.csv"
+    return decay.judge(plain, cells_of(cosine) if cosine.exists() else plain.iloc[:0])
 
 
 def fits(reports: Path) -> list[PaperFit]:

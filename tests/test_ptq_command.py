@@ -28,7 +28,7 @@ from shared.files import write_json
 from shared.laws.chinchilla import LAW
 from shared.laws.fit import fit
 from shared.ptq import cost
-from shared.ptq.cells import Cell, Results, check_groups, expand, window_losses
+from shared.ptq.cells import Cell, Results, check_groups, expand, sorted_out, window_losses
 from shared.ptq.layers import block_list, left_alone, listed, matrices, tied, weight_OI
 from shared.ptq.methods import METHODS, Known, Method
 from shared.ptq.models import find_model, open_model
@@ -232,8 +232,24 @@ def test_a_folder_never_mixes_settings(folders: dict[str, Path], tmp_path: Path)
         tmp_path / "o",
     )
     sound(*begin, *SMALL)
-    assert "windows" in sentence(*begin, *SMALL, "--calibration", 5)
+    assert "another calibration windows (6, not 5)" in sentence(*begin, *SMALL, "--calibration", 5)
+    assert "another context (32, not 16)" in sentence(*begin, *SMALL, "--context", 16)
+    assert "another windows (8, not 7)" in sentence(*begin, *SMALL, "--windows", 7)
     assert "another head" in sentence(*begin, *SMALL, "--head")
+    assert "another head" in sentence(*begin, *SMALL, "--head", "--dry-run")
+    other = tmp_path / "other.txt"
+    other.write_text(folders["text"].read_text()[::-1])
+    elsewhere = ("--text", other, "--methods", "rtn", "--formats", "INT4", "--out", tmp_path / "o")
+    refused = run(folders["llama"], *elsewhere, *SMALL)
+    assert f"another text ({folders['text']}, not {other})" in str(refused.exception)
+    assert "memory:" not in refused.output  # before the cost is shown
+    other.write_text(folders["text"].read_text())  # the same text under another name
+    sound(folders["llama"], *elsewhere, *SMALL)
+    other.write_text(folders["text"].read_text()[::-1])
+    sound(folders["llama"], *elsewhere, *SMALL, "--out", tmp_path / "p")
+    other.write_text(folders["text"].read_text())
+    said = sentence(folders["llama"], *elsewhere, *SMALL, "--out", tmp_path / "p")
+    assert "another text (its content is not that of the text before)" in said
 
 
 def test_llm_int8_rounds_activations(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -311,6 +327,27 @@ def test_nf4_is_a_format_and_presets_have_their_group() -> None:
     assert cells[3].file == "rtn-INT3_mse-channel"
 
 
+def test_cells_that_make_no_sense_are_left_out(folders: dict[str, Path], tmp_path: Path) -> None:
+    cells, left_out = sorted_out(["rtn", "magnitude", "lnq"], ["NF4", "none"], ["64"])
+    assert [cell.name for cell in cells] == ["rtn-NF4-64", "magnitude-NF4-64", "magnitude-none-channel"]
+    assert [cell.name for cell in left_out] == ["rtn-none-channel", "lnq-NF4-64", "lnq-none-channel"]
+    with pytest.raises(BitlawError, match="method rtn does not take none"):
+        expand(["rtn", "magnitude"], ["NF4", "none"], ["64"])
+    out = tmp_path / "out"
+    words = ("--text", folders["text"], *SMALL, "--formats", "INT4", "none", "--out", out)
+    said = sound(folders["llama"], *words, "--methods", "rtn", "magnitude")
+    assert "left out, 1 of 4 cells: rtn-none-channel (16 bits or more leave nothing to quantize)" in said
+    assert len(pd.read_csv(out / "table.csv")) == 3
+
+
+def test_too_little_text_is_told(folders: dict[str, Path], tmp_path: Path) -> None:
+    short = text(tmp_path / "short.txt", 200)
+    words = ("--methods", "rtn", "--formats", "INT4", "--out", tmp_path / "out", "--dry-run")
+    said = sound(folders["llama"], "--text", short, *SMALL, *words)
+    assert f"{short}: has text for 3 of 6 windows to calibrate and 3 of 8 windows to measure (32 tokens each)" in said
+    assert "warning" not in sound(folders["llama"], "--text", folders["text"], *SMALL, *words)
+
+
 def test_text_is_cut_without_overlap() -> None:
     tokens = np.arange(1000)
     for lead in ([], [7777]):
@@ -368,23 +405,67 @@ from pathlib import Path
 torch.set_num_threads(1)
 sys.path.insert(0, "tests")
 from replications.commands.ptq import ptq
-ptq(model=sys.argv[1], text=[Path(sys.argv[2])], methods=[sys.argv[3]], formats=["INT4"], groups=["32"], calibration=12,
-    windows=4, context=64, out=Path(sys.argv[4]))
+model, text, out, method, form, group, windows, context = sys.argv[1:]
+ptq(model=model, text=[Path(text)], methods=[method], formats=[form], groups=[group], calibration=int(windows),
+    windows=4, context=int(context), out=Path(out))
 """
+
+
+def shares_of_memory(model: Path, words: Path, out: Path, *cell: object) -> float:
+    """Measured over predicted, both beyond what the process has before the model is opened, which would hide it."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    arguments = [str(word) for word in (model, words, out, *cell)]
+    subprocess.run(
+        [sys.executable, "-c", CHILD, *arguments], env=environment, check=True, capture_output=True, text=True
+    )
+    found = json.loads((out / "results.json").read_text())["memory"]
+    base = found["baseline_bytes"]
+    return float((found["measured_bytes"] - base) / (found["predicted_bytes"] - base))
 
 
 @pytest.mark.parametrize(("method", "layers"), [("gptq", 2), ("awq", 1), ("rtn", 2), ("guided", 1)])
 def test_memory_is_predicted(folders: dict[str, Path], tmp_path: Path, method: str, layers: int) -> None:
-    """Beyond what the process has before the model is opened, which would hide it: within a fifth."""
     path = folder(tmp_path, "llama", layers=layers, width=1024)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    subprocess.run(
-        [sys.executable, "-c", CHILD, str(path), str(folders["text"]), method, str(tmp_path / "out")],
-        env=environment, check=True, capture_output=True, text=True,
+    cell = (method, "INT4", 32, 12, 64)
+    assert shares_of_memory(path, folders["text"], tmp_path / "out", *cell) == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_memory_of_many_windows_is_predicted(tmp_path: Path, kind: str) -> None:
+    """Most of it kept activations: 62 MiB."""
+    path = folder(tmp_path, kind, layers=2, width=256)
+    words = text(tmp_path / "long.txt", 66_000)
+    cell = ("gptq", "INT4", 32, 2000, 32)
+    assert shares_of_memory(path, words, tmp_path / "out", *cell) == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "form"),
+    [("gpt2", "sparsegpt", "none"), ("llama", "magnitude", "none"), ("gpt2", "llm_int8", "INT8")],
+)
+def test_memory_of_other_methods_is_predicted(
+    folders: dict[str, Path], tmp_path: Path, kind: str, method: str, form: str
+) -> None:
+    path = folder(tmp_path, kind, layers=2, width=768)
+    cell = (method, form, "channel", 12, 32)
+    assert shares_of_memory(path, folders["text"], tmp_path / "out", *cell) == pytest.approx(1, abs=0.2)
+
+
+def test_nothing_but_our_own_words_on_standard_error(folders: dict[str, Path], tmp_path: Path) -> None:
+    """transformers imports torchao, which says up to four lines of itself."""
+    words = [str(word) for word in (folders["gpt2"], "--text", folders["text"], *SMALL, "--methods", "rtn",
+             "--formats", "INT4", "--out", tmp_path / "out")]  # fmt: skip
+    made = subprocess.run(
+        [sys.executable, "-m", "replications.cli", "ptq", *words],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=True, capture_output=True, text=True,
     )  # fmt: skip
-    found = json.loads((tmp_path / "out" / "results.json").read_text())["memory"]
-    base = found["baseline_bytes"]
-    assert found["measured_bytes"] - base == pytest.approx(found["predicted_bytes"] - base, rel=0.2)
+    assert made.stderr.splitlines() == ["unquantized", "rtn-INT4-channel"]
+    subject = "import replications.precision_predictor.subject as s; s.committed_tokenizer(); import torchao"
+    made = subprocess.run(
+        [sys.executable, "-c", subject + "; from transformers import LlamaForCausalLM"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert made.stderr == ""
 
 
 def test_penalty_laws_find_what_is_there() -> None:
@@ -438,7 +519,12 @@ def _law_table() -> pd.DataFrame:
 def test_sentences_about_words(folders: dict[str, Path], tmp_path: Path) -> None:
     llama, words = folders["llama"], ("--text", folders["text"], *SMALL, "--out", tmp_path / "out")
     assert "did you mean 'gptq'" in sentence(llama, *words, "--methods", "gptqq")
+    for form in ("nf4", "INT4", "mxfp4"):
+        assert f"'{form}' is a format, no method: give --formats {form.upper()}" in sentence(
+            llama, *words, "--methods", form
+        )
     assert "INT4" in sentence(llama, *words, "--formats", "INTT4")
+    assert "did you mean MXFP6E2M3 or MXFP6E3M2?" in sentence(llama, *words, "--formats", "MXFP6")
     said = sentence(llama, *words, "--groups", "128", "--formats", "INT4")
     assert "model.layers.0.self_attn.q_proj" in said
     assert "1, 2, 4, 8, 16, 32 divide" in said
@@ -493,6 +579,11 @@ def test_sentences_about_folders(folders: dict[str, Path], tmp_path: Path, monke
     remote = with_config("remote", model_type="mine", auto_map={"AutoModelForCausalLM": "modeling_mine.Mine"})
     (remote / "modeling_mine.py").write_text("raise SystemExit('foreign code ran')")
     assert "code of its own" in sentence(remote, *words)
+    known = with_config("known", auto_map={"AutoConfig": "c.C", "AutoModelForCausalLM": "modeling_mine.Mine"})
+    (known / "modeling_mine.py").write_text("raise SystemExit('foreign code ran')")
+    said = sound(known, *words, "--dry-run")
+    assert "asks for code of its own (modeling_mine.Mine), which is never run" in said
+    assert "class for 'gpt2' stands in" in said
     assert "did you mean 'gpt2'" in sentence(with_config("typo", model_type="gpt22"), *words)
     assert "no causal language model" in sentence(with_config("t5", model_type="t5"), *words)
     assert "quantized already" in sentence(with_config("q", quantization_config={"quant_method": "gptq"}), *words)

@@ -1,4 +1,6 @@
-"""The claims of Sun et al. (arXiv 2501.02423): what Eq. 1 decides is recomputed, the rest says which runs it needs.
+"""The claims of Sun et al. (arXiv 2501.02423): what Eq. 1 decides is recomputed; what low-precision runs of
+ours decide is looked up among the quantities of replications/comparison/evidence.py, and says without them which runs
+it needs.
 
 The paper publishes its design, but no losses. CB numbers follow section 2.6 of the notes on the paper.
 """
@@ -8,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from replications.capybara_fp import optimum
-from shared.report.claim import Claim, Finding, in_order, needs_runs, out_of_reach, recomputed, stating
+from shared.report.claim import Claim, Finding, in_order, out_of_reach, recomputed, stating
+from shared.report.evidence import seen
 from shared.report.refits import Refit
 
 PAPER = "capybara_fp"
@@ -157,13 +160,17 @@ RECOMPUTED: tuple[tuple[Claim, Callable[[Values], Answer]], ...] = (
 _measured = stating(PAPER, "measured")
 
 
-NO_RUNS = (
-    "a law needs runs of several sizes, horizons and layouts, and the pool has E2M1 at one size and horizon so far"
+# What would decide a claim that waits, and its cost on one core, as measured (seconds in reports/runs.csv).
+GRID = (
+    "eight cells on P2, P4 and P6 are needed, of two sizes, two horizons, two values of E, of M and of the block, and "
+    "channels: S at 8M tokens takes about 2.5 minutes, M about 5.5"
 )
-NEEDS_RUNS = (
+# On our pool: the quantities of replications/comparison/evidence.py by the beginning of their names.
+ON_POOL = (
     (
         _measured("CB1c", "delta > nu on our runs", "Eq. 1", "delta - nu > 0", 0.0, math.inf),
-        NO_RUNS,
+        "pool/trained/sun/difference",
+        GRID,
     ),
     (
         _measured(
@@ -174,11 +181,13 @@ NEEDS_RUNS = (
             0.8,
             1.2,
         ),
-        NO_RUNS,
+        "pool/trained/sun/kappa",
+        GRID,
     ),
     (
         _measured("CB4b", "The penalty grows with D and falls with N", "Eq. 1", "both exponents > 0", 0.0, math.inf),
-        NO_RUNS,
+        "pool/trained/sun/grows/",
+        GRID,
     ),
     (
         _measured(
@@ -189,7 +198,8 @@ NEEDS_RUNS = (
             0.8,
             1.25,
         ),
-        NO_RUNS,
+        "pool/trained/sun/tied/",
+        GRID,
     ),
     (
         _measured(
@@ -200,7 +210,8 @@ NEEDS_RUNS = (
             11.0,
             15.0,
         ),
-        NO_RUNS,
+        "pool/trained/sun/channel/",
+        "one layout in blocks and per channel at one size and horizon is needed: S at 8M tokens, about five minutes",
     ),
     (
         _measured(
@@ -211,7 +222,9 @@ NEEDS_RUNS = (
             2.0,
             math.inf,
         ),
-        NO_RUNS,
+        "pool/trained/sun/kumar_form",
+        "E1M1 and layouts of two other widths per channel at one size and horizon are needed: S at 8M tokens, about "
+        "eight minutes; and base runs that Chinchilla's law can be fitted to",
     ),
 )
 OUT_OF_REACH = (
@@ -230,11 +243,11 @@ OUT_OF_REACH = (
 
 
 def judge(fit: dict[str, Any], published: Values, refits: Mapping[str, Refit]) -> list[Finding]:
-    """All claims, from the values of published.yaml; neither our pool nor published runs bear on the others yet."""
+    """All claims, from the values of published.yaml and the quantities of the pool in `refits`."""
     return in_order(
         [
             *(recomputed(claim, *answer(published)) for claim, answer in RECOMPUTED),
-            *(needs_runs(claim, detail) for claim, detail in NEEDS_RUNS),
+            *(seen(claim, refits, prefix, missing) for claim, prefix, missing in ON_POOL),
             *(out_of_reach(claim, detail) for claim, detail in OUT_OF_REACH),
         ]
     )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 GROUPS = (8, 16, 32, 64, 128)
 SHOWN = 33  # so many values are printed; --json has all
+ROW = 4096  # values of a row, and rows of a tensor, where these share a scale
 LISTED_BITS = 9  # the table without a name stops there
 
 
@@ -23,8 +24,9 @@ def formats(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every value.")] = False,
 ) -> None:
     """The number formats; of one of them its values, range, bits per value with scales, and Gaussian error."""
+    from shared.errors import BitlawError
     from shared.formats import format_named
-    from shared.formats.names import names
+    from shared.formats.names import beginning, names
     from shared.quantize.quantizer import PRESETS, named_quantizer
 
     if name is None:
@@ -35,6 +37,8 @@ def formats(
         else:
             print_list(rows, list(PRESETS))
         return
+    if name not in PRESETS and (hint := beginning(name, PRESETS)):
+        raise BitlawError(f"format {name!r} is unknown{hint} (`bitlaw formats` lists them)")
     quantizer = named_quantizer(name) if name in PRESETS or "@" in name else None
     facts = described(quantizer.format if quantizer else format_named(name))
     if quantizer:
@@ -72,16 +76,20 @@ def described(form: "Format") -> dict[str, Any]:
 
 
 def with_scales(quantizer: "Quantizer") -> dict[str, Any]:
-    """What a quantizer adds to its format; where a whole row shares a scale it is taken to have 4096 values."""
-    length = quantizer.group if isinstance(quantizer.group, int) else 4096
-    return {
+    """What a quantizer adds to its format; what a row or a tensor shares counts for a tensor of ROW x ROW values."""
+    length = quantizer.group if isinstance(quantizer.group, int) else ROW
+    group = "tensor" if quantizer.group == "tensor" else str(length)
+    facts = {
         "quantizer": str(quantizer),
         "group": quantizer.group,
         "scale_rule": quantizer.scale_rule,
         "scale_format": quantizer.scale_format,
         "rounding": quantizer.rounding,
-        "bits_per_value": {quantizer.scale_format: {str(length): quantizer.bits_per_value(length)}},
     }
+    if quantizer.scale_format == "E4M3":  # NVFP4's second level
+        bits = quantizer.bits_per_value(ROW, ROW) - quantizer.bits_per_value(ROW)
+        facts["tensor_scale"] = f"FP32: {bits:.2g} bits a value in a tensor of {ROW} x {ROW}, counted in bits per value"
+    return facts | {"bits_per_value": {quantizer.scale_format: {group: quantizer.bits_per_value(ROW, ROW)}}}
 
 
 def print_list(rows: list[dict[str, Any]], presets: list[str]) -> None:
@@ -110,7 +118,7 @@ def print_one(facts: dict[str, Any]) -> None:
             text = " ".join(shown if not more else [*shown[:half], "...", *shown[-half:]]) + more
         elif key == "bits_per_value":
             text = "\n".join(
-                f"{scale} scale: " + ", ".join(f"{bits:.5g} in groups of {group}" for group, bits in by_group.items())
+                f"{scale} scale: " + ", ".join(f"{bits:.9g} {_of(group)}" for group, bits in by_group.items())
                 for scale, by_group in value.items()
             )
         elif isinstance(value, float):
@@ -119,3 +127,7 @@ def print_one(facts: dict[str, Any]) -> None:
             text = str(value)
         table.add_row(key.replace("_", " "), text)
     Console().print(table)
+
+
+def _of(group: str) -> str:
+    return f"in groups of {group}" if group.isdigit() else f"with one for a {group} of {ROW} x {ROW}"

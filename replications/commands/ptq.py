@@ -79,13 +79,14 @@ def ptq(
     """Measure a causal language model at each method, format and group: loss, delta, penalty law. Resumes."""
     import torch
 
+    from replications.commands.train import warn
     from shared.errors import BitlawError
     from shared.ptq import cost
-    from shared.ptq.cells import Results, check_groups, expand
+    from shared.ptq.cells import Results, check_groups
     from shared.ptq.models import find_model, open_tokenizer
     from shared.train.device import pick
 
-    cells = expand(_words(methods), _words(formats), _words(groups))
+    cells, left_out = _cells(_words(methods), _words(formats), _words(groups))
     saved = _saved(_words(save), cells)
     law = _base_law(base_law, tokens)
     if bool(text) == bool(dataset):
@@ -96,11 +97,16 @@ def ptq(
     check_groups(cells, body.matrices)
     length = _context(context, source)
     found = _windows(source, text, dataset, length, calibration, max(2, windows or MEASURED_TOKENS // length))
+    warnings = [left_out, _foreign(source), _shortage(found, calibration, windows)]
     _check_vocabulary(found, body, open_tokenizer(source), source)
     folder = out or Path("build/ptq") / Path(model).resolve().name
     if folder.exists() and not folder.is_dir():
         raise BitlawError(f"{folder} is a file: name a folder with --out")
     results = Results(folder)
+    settings = _settings(source, found, head, where, weights=not dry_run)
+    results.check(settings)
+    for sentence in filter(None, warnings):
+        warn(sentence)
     base = cost.resident_bytes(where)
     needs = cost.memory(body, cells, length, len(found.calibration), base)
     todo = [c for c in cells if results.row(c) is None or (c in saved and not _model_folder(results, c).exists())]
@@ -108,16 +114,6 @@ def ptq(
     if dry_run:
         return
     _check_memory(needs, where)
-    settings = {
-        "model_sha256": source.sha256,
-        "windows_sha256": found.sha256,
-        "context": length,
-        "calibration_windows": len(found.calibration),
-        "windows": len(found.evaluation),
-        "head": head,
-        "device": where.type,
-    }
-    results.check(settings)
     try:
         base_S = _measure(source, body, results, settings, todo, saved, found, where, head)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -128,6 +124,50 @@ def ptq(
             "larger device or a smaller model; finished cells are kept"
         ) from error
     _write(source, body, found.about, results, cells, base_S, law, tokens, cost.peak_bytes(where), needs)
+
+
+def _cells(methods: list[str], formats: list[str], groups: list[str]) -> "tuple[list[Cell], str]":
+    """The cells that make sense, and a sentence about the others. Raises BitlawError when none does."""
+    from shared.ptq.cells import expand, sorted_out
+
+    cells, others = sorted_out(methods, formats, groups)
+    if not cells:
+        expand(methods, formats, groups)  # raises the reason
+    names: dict[str, list[str]] = {}
+    for cell, reason in others.items():
+        names.setdefault(reason, []).append(cell.name)
+    said = "; ".join(f"{', '.join(several)} ({reason})" for reason, several in names.items())
+    return cells, f"left out, {len(others)} of {len(cells) + len(others)} cells: {said}" if others else ""
+
+
+def _foreign(source: "Source") -> str:
+    if not source.foreign:
+        return ""
+    return (
+        f"{source.name}: config.json asks for code of its own ({source.foreign}), which is never run: transformers' "
+        f"class for '{source.config.model_type}' stands in, and may compute something else"
+    )
+
+
+def _shortage(found: "Windows", calibration: int, windows: int) -> str:
+    """What the text did not give of what was asked for."""
+    pairs = ((len(found.calibration), calibration, "to calibrate"), (len(found.evaluation), windows, "to measure"))
+    short = [f"{has} of {asked} windows {what}" for has, asked, what in pairs if has < asked]
+    return f"{found.about}: has text for {' and '.join(short)} ({found.context} tokens each)" if short else ""
+
+
+def _settings(source: "Source", found: "Windows", head: bool, device: "torch.device", weights: bool) -> dict[str, Any]:
+    """What a folder's results are of, the first to be named first; without `weights` the model is not known."""
+    settings: dict[str, Any] = {
+        "context": found.context,
+        "calibration_windows": len(found.calibration),
+        "windows": len(found.evaluation),
+        "head": head,
+        "device": device.type,
+        "text": found.about,
+        "text_sha256": found.sha256,
+    }
+    return {**settings, "model": source.name, "model_sha256": source.sha256} if weights else settings
 
 
 def _words(given: list[str]) -> list[str]:

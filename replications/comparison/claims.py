@@ -13,7 +13,7 @@ from replications.comparison.elasticities import published_rows
 from replications.kumar_precision import optimum as kumar_optimum
 from replications.kumar_precision.law import LAW as KUMAR
 from shared.laws.settings import Published
-from shared.report.claim import Claim, Finding, Region, in_order, needs_runs, recomputed
+from shared.report.claim import Claim, Finding, Region, in_order, recomputed
 from shared.report.evidence import seen
 from shared.report.refits import Refit, refitted
 
@@ -282,18 +282,16 @@ ON_POOL = (
         "pool/equal_NP/",
         "no two measured models have N P within 2 % at one D",
     ),
-)
-NO_QAT = "a law needs low-precision runs of several sizes and horizons, and the pool has them of one so far"
-NEEDS_RUNS = (
     (
         _measured(
             "G1b",
-            "The loss added by training in low precision grows with D and falls with N on our runs",
-            "d ln delta / d ln D > 0 and d ln delta / d ln N < 0",
+            "The loss added by training in 4 bits grows with D and falls with N on our runs",
+            "gamma_D and gamma_N of W4A4 > 0; for rounding see K1a, K1b and O1a to O1e",
             0.0,
             math.inf,
         ),
-        NO_QAT + "; for rounding see K1a, K1b and O1a to O1e",
+        "pool/trained/chen/W4A4/gamma_",
+        "W4A4 runs of two sizes and two horizons are needed: `bitlaw train cpu --paper qat_scaling`",
     ),
     (
         _measured(
@@ -303,17 +301,20 @@ NEEDS_RUNS = (
             0.9,
             1.1,
         ),
-        NO_QAT,
+        "pool/trained/kumar/product/",
+        "runs with weights, activations or keys and values alone and together are needed: `bitlaw train cpu --paper "
+        "kumar_precision`",
     ),
     (
         _measured(
             "G12b",
             "E2M1 is the best layout of 4 bits on our runs",
-            "loss of E1M2 and E3M0 less that of E2M1 > 0",
+            "loss of E1M2 less that of E2M1 > 0",
             0.0,
             math.inf,
         ),
-        "no run of the pool is trained in E1M2 or E3M0",
+        "pool/trained/sun/layout/",
+        "runs in E1M2 and E2M1 are needed: `bitlaw train cpu --paper capybara_fp`",
     ),
 )
 
@@ -326,6 +327,5 @@ def judge(papers: Papers, refits: Mapping[str, Refit]) -> list[Finding]:
             *(recomputed(claim, *answer(papers)) for claim, answer in RECOMPUTED),
             *(refitted(claim, refits, names) for claim, names in ON_PUBLISHED_RUNS),
             *(seen(claim, refits, prefix, missing) for claim, prefix, missing in ON_POOL),
-            *(needs_runs(claim, detail) for claim, detail in NEEDS_RUNS),
         ]
     )

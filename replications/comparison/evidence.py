@@ -11,6 +11,8 @@ them.
 - `pool/past/...`    the same past our own D_crit (K3d, G13)
 - `pool/equal_NP/...` losses at equal N P (G14b)
 - `pool/pairs/...`   low-precision runs of the same seed, one against the other (C7b, C8e, G9b, G10b)
+- `pool/trained/...` exponents and multipliers of low-precision training (quantized.py, multipliers.py)
+- `pool/methods/...` other methods of rounding, `pool/further/...` rounding of low-precision runs (rounded.py)
 """
 
 from collections.abc import Iterator
@@ -21,13 +23,17 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from replications.comparison import drawn, multipliers, quantized, rounded
 from replications.comparison.own import GROUP_SIZE, PHASE, Own
 from replications.kumar_precision.law import LAW as EXPONENTIAL
+from replications.low_precision import cells, of_paper
+from replications.papers import HELD_OUT
 from replications.undertrained_qid.law import LAW as POWER
 from shared.laws.law import Array, Columns
 from shared.laws.loglinear import REFERENCE_BITS, REFERENCE_D, REFERENCE_N, log_linear
 from shared.laws.noise import SeedNoise, seed_noise
 from shared.laws.result import interval
+from shared.laws.settings import HeldOut, read_settings
 from shared.laws.study import CELL, DIVERGED, FITTED, SHORT
 from shared.laws.weighted import fit_weighted
 from shared.report.evidence import Seen
@@ -60,9 +66,17 @@ GAP = log_linear(
 FORMS = {"exponential": EXPONENTIAL, "power": POWER, "gap": GAP}
 
 
-def collect(rows: pd.DataFrame, runs: pd.DataFrame, fits: list[PaperFit], own: Own) -> Evidence:
+def collect(
+    rows: pd.DataFrame,
+    runs: pd.DataFrame,
+    fits: list[PaperFit],
+    own: Own,
+    pool: pd.DataFrame | None = None,
+    rates: pd.DataFrame | None = None,
+) -> Evidence:
     """`rows` of `study.select` (all phases and groups), `runs` as runs.csv with numbers in loss_se, the papers' fits
-    and our own D_crit. What the tables cannot tell yet is absent."""
+    and our own D_crit; `pool` of `read_pool` (all methods), and `rates`, the runs at several learning rates. What the
+    tables cannot tell yet is absent."""
     shown = rows[(rows["phase"] == PHASE) & (rows["group_size"] == GROUP_SIZE)]
     fitted = shown[shown["use"] == FITTED]
     found = {**_trunk(fits), **_same(fits), **_pairs(runs)}
@@ -76,7 +90,40 @@ def collect(rows: pd.DataFrame, runs: pd.DataFrame, fits: list[PaperFit], own: O
         found |= {f"pool/step/{item.label}": item for bits, _, item in steps if bits == 4}
         found |= _past(steps, own)
         found |= _equal_NP(measured)
+    return {**found, **_trained(runs, own, rates), **_rounded(rows, runs, own, pool)}
+
+
+def _trained(runs: pd.DataFrame, own: Own, rates: pd.DataFrame | None) -> Evidence:
+    """What low-precision training costs; multipliers only where Chinchilla's law could be fitted to base runs."""
+    rules = read_settings(HELD_OUT, HeldOut)
+    table = cells(runs, rules)
+    if table.empty:
+        return {}
+    every = drawn.draw(table[table["how"] != ""])
+    found = {**quantized.chen(every, own.clean), **quantized.sun(every, own.clean)}
+    if own.clean is not None:
+        found |= {**multipliers.frantar(every, own.clean), **multipliers.kumar(every, own.clean)}
+    if rates is not None:
+        tried = cells(rates, rules, noise_from=runs)
+        found |= quantized.learning_rates(drawn.draw(tried[tried["how"] != ""]))
     return found
+
+
+def _rounded(rows: pd.DataFrame, runs: pd.DataFrame, own: Own, pool: pd.DataFrame | None) -> Evidence:
+    if pool is None:
+        return {}
+    noise = {phase: seed_noise(some[some["use"] == FITTED], CELL) for phase, some in rows.groupby("phase")}
+    if set(noise) != {"cooled", "trunk"}:
+        return {}
+    found = rounded.methods(pool, noise)
+    share = None
+    table = cells(runs, read_settings(HELD_OUT, HeldOut))
+    if own.clean is not None and len(table):
+        weights = of_paper("kumar_precision", table).get("Eq. 4")
+        if weights is not None:
+            alone = weights[weights["how"].str.fullmatch("weights=[^,]*")]
+            share = multipliers.share_of(multipliers.multipliers(drawn.draw(alone), own.clean), "w")
+    return found | rounded.further(pool, runs, noise["cooled"], share)
 
 
 def _trunk(fits: list[PaperFit]) -> Evidence:

@@ -1,7 +1,8 @@
 """The claims of Kumar et al. (arXiv 2411.04330); the regions were fixed before the runs they are judged on.
 
 K1a to K1d are judged on cooled checkpoints, round to nearest, per channel, by slopes that assume no law
-(shared/laws/slopes.py). What Table 2 decides is recomputed in audit.py; the rest says which runs it needs.
+(shared/laws/slopes.py). What Table 2 decides is recomputed in audit.py. What low-precision training decides is looked
+up among the quantities of replications/comparison/evidence.py; without them a claim says which runs it needs.
 """
 
 import math
@@ -68,77 +69,18 @@ def _measured(id: str, statement: str, source: str, region: Region) -> Claim:
     return Claim(id, PAPER, statement, source, "measured", region)
 
 
-NO_QAT = "a law needs low-precision runs of several sizes and horizons, and the pool has them of one so far"
-NEEDS_RUNS = (
-    (
-        _measured(
-            "K1e",
-            "GPTQ, AWQ and round to nearest all show that the added loss rises with the training tokens",
-            "Appendix F",
-            Region("d ln delta / d ln D > 0 at each N, for each of the three", 0.0, math.inf),
-        ),
-        "the pool is measured by round to nearest only",
-    ),
-    (
-        _measured(
-            "K4b",
-            "Training weights in more than 6 to 7 bits gains little",
-            "Eq. 3",
-            audit.SATURATION,
-        ),
-        NO_QAT,
-    ),
-    (
-        _measured(
-            "K5",
-            "The effects of P_w, P_a and P_kv are independent and multiply",
-            "Eq. 4",
-            Region("f of joint cells over the product of f of single ones between 0.9 and 1.1", 0.9, 1.1),
-        ),
-        NO_QAT,
-    ),
-    (
-        _measured(
-            "K6a",
-            "Activations are the most sensitive at 3 bits: f_a < f_w",
-            "text",
-            Region("ln f_w - ln f_a at 3 bits > 0", 0.0, math.inf),
-        ),
-        NO_QAT,
-    ),
-    (
-        _measured(
-            "K8e", "The compute-optimal training precision is about 7 to 8 bits", "Eq. 5 to 7", audit.ABOUT_7_TO_8
-        ),
-        NO_QAT,
-    ),
-    (
-        _measured(
-            "K11",
-            "The lower the training precision, the less is lost by rounding afterwards",
-            "Eq. 9",
-            Region("d delta / d P_w > 0 at equal P_post", 0.0, math.inf),
-        ),
-        "no run that was trained in low precision is rounded and measured yet",
-    ),
-    (
-        _measured(
-            "K12",
-            "N_eff instead of N in the law of delta fits substantially better",
-            "Figure 21",
-            Region("R^2 with N_eff less R^2 with N above 0.05", 0.05, math.inf),
-        ),
-        "no run that was trained in low precision is rounded and measured yet",
-    ),
-    (
-        _measured(
-            "K16b",
-            "Of six forms the one with an effective N predicts our held-out runs better than the additive one",
-            "Table 1: R^2 0.82 against 0.71",
-            Region("held-out R^2 of the effective N less that of the additive form > 0", 0.0, math.inf),
-        ),
-        NO_QAT,
-    ),
+# What would decide a claim that waits, and its cost on one core, as measured (seconds in reports/runs.csv).
+SINGLE = (
+    "three runs that cut one stream alone are needed, for each of weights, activations and KV cache that the claim is "
+    "about: S at 8M tokens, about 2.5 minutes each"
+)
+JOINT = (
+    "at one size and horizon every stream cut alone, and together, in the same bits are needed (activations per "
+    "tensor): S at 8M tokens, about 2.5 minutes each"
+)
+FURTHER = (
+    "no run that was trained with low-precision weights is rounded and measured: `bitlaw measure cpu`, about five "
+    "seconds a cell"
 )
 ON_POOL = (
     (
@@ -155,6 +97,84 @@ ON_POOL = (
         ),
         "pool/past/",
         "no step to a longest horizon begins past our own D_crit at 2 or 3 bits",
+    ),
+    (
+        _measured(
+            "K1e",
+            "GPTQ, AWQ and round to nearest all show that the added loss rises with the training tokens",
+            "Appendix F",
+            Region("d ln delta / d ln D > 0 at each N, for each of the three", 0.0, math.inf),
+        ),
+        "pool/methods/cooled/",
+        "no size has rows of all three methods at two horizons; `bitlaw measure cpu` makes them",
+    ),
+    (
+        _measured(
+            "K4b",
+            "Training weights in more than 6 to 7 bits gains little",
+            "Eq. 3",
+            # The form of f lies above one; an interval that touches one is the saturation itself.
+            Region(audit.SATURATION.text, 0.0, audit.SATURATION.high),
+        ),
+        "pool/trained/kumar/saturation",
+        SINGLE,
+    ),
+    (
+        _measured(
+            "K5",
+            "The effects of P_w, P_a and P_kv are independent and multiply",
+            "Eq. 4",
+            Region("f of joint cells over the product of f of single ones between 0.9 and 1.1", 0.9, 1.1),
+        ),
+        "pool/trained/kumar/product/",
+        JOINT,
+    ),
+    (
+        _measured(
+            "K6a",
+            "Activations are the most sensitive at 3 bits: f_a < f_w",
+            "text",
+            Region("ln f_w - ln f_a at 3 bits > 0", 0.0, math.inf),
+        ),
+        "pool/trained/kumar/sensitive/",
+        JOINT,
+    ),
+    (
+        _measured(
+            "K8e", "The compute-optimal training precision is about 7 to 8 bits", "Eq. 5 to 7", audit.ABOUT_7_TO_8
+        ),
+        "pool/trained/kumar/best_bits",
+        SINGLE,
+    ),
+    (
+        _measured(
+            "K11",
+            "The lower the training precision, the less is lost by rounding afterwards",
+            "Eq. 9",
+            Region("d delta / d P_w > 0 at equal P_post", 0.0, math.inf),
+        ),
+        "pool/further/by_bit/",
+        FURTHER,
+    ),
+    (
+        _measured(
+            "K12",
+            "N_eff instead of N in the law of delta fits substantially better",
+            "Figure 21",
+            Region("R^2 with N_eff less R^2 with N above 0.05", 0.05, math.inf),
+        ),
+        "pool/further/effective_N",
+        FURTHER + "; two sizes and two horizons are needed",
+    ),
+    (
+        _measured(
+            "K16b",
+            "Of six forms the one with an effective N predicts our held-out runs better than the additive one",
+            "Table 1: R^2 0.82 against 0.71",
+            Region("held-out R^2 of the effective N less that of the additive form > 0", 0.0, math.inf),
+        ),
+        "pool/trained/kumar/additive",
+        "three weight-only runs at a held-out horizon are needed: S at 32M tokens, about ten minutes each",
     ),
 )
 OUT_OF_REACH = (
@@ -228,7 +248,6 @@ def judge(fit: dict[str, Any], published: dict[str, float], refits: Mapping[str,
             *audit.judge(published),
             *(refitted(claim, refits, names) for claim, names in ON_PUBLISHED_RUNS),
             *(seen(claim, refits, prefix, missing) for claim, prefix, missing in ON_POOL),
-            *(needs_runs(claim, detail) for claim, detail in NEEDS_RUNS),
             *(out_of_reach(claim, detail) for claim, detail in OUT_OF_REACH),
         ]
     )

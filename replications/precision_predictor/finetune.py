@@ -9,7 +9,7 @@ Shape letters: S blocks of the text, B blocks of a batch, T positions.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,7 @@ def _keep(
     tensors = {f"model.{name}": parameter for name, parameter in parameters.items()}
     numbers: dict[str, float] = {}
     for index, values in optimizer.state_dict()["state"].items():
-        for key, value in values.items():
+        for key, value in _flat(values).items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{index}.{key}"] = value.clone()  # bitsandbytes shares some between parameters
             else:
@@ -180,12 +180,23 @@ def _resume(
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"model.{name}"])
     found: dict[int, dict[str, Any]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            found.setdefault(int(index), {})[key] = tensor
-    for name, number in notes["numbers"].items():
-        index, key = name.split(".", 1)
-        found.setdefault(int(index), {})[key] = number
+    prefix = "optimizer."
+    parts: dict[str, Any] = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    for name, value in (parts | notes["numbers"]).items():
+        index, path_of = name.split(".", 1)
+        *outer, key = path_of.split("/")
+        place = found.setdefault(int(index), {})
+        for part in outer:
+            place = place.setdefault(part, {})
+        place[key] = value
     optimizer.load_state_dict({"state": found, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(notes["step"]), list(notes["losses"])
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """bitsandbytes keeps its quantized moments in a dictionary of their own."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = _flat(value) if isinstance(value, dict) else None
+        found |= {key: value} if inner is None else {f"{key}/{name}": one for name, one in inner.items()}
+    return found

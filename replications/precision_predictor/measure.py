@@ -3,9 +3,12 @@
 Shape letters: S windows, T positions, O outputs, I inputs.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +17,18 @@ from torch import Tensor, nn
 from replications.precision_predictor.subject import Subject
 from shared.errors import BitlawError
 from shared.evaluate.losses import mean, paired
-from shared.ptq.cells import batch_windows, window_losses
+from shared.ptq.cells import Cell, batch_windows, row_of, window_losses
 from shared.ptq.layers import block_list, listed, matrices, weight_OI
+from shared.ptq.methods import find_method
+from shared.ptq.sequential import quantize
+from shared.ptq.text import Windows, from_dataset, from_files
 from shared.quantize.quantizer import Quantizer, named_quantizer
 from shared.quantize.rtn import round_to_nearest
 
 BITS = (8, 6, 5, 4, 3, 2)  # the page's 8, 4 and 2, and what lies between
 FAST_BITS = (8, 7, 6, 5, 4)
+CALIBRATION = 128  # windows, for methods that look at text
+EVERYTHING = 10**9
 Row = dict[str, Any]
 
 
@@ -93,16 +101,47 @@ def size_of(subject: Subject) -> int:
     return subject.N or sum(matrix.weights for matrix in listed(subject.model, False))
 
 
+def windows_of(
+    subject: Subject, dataset: str, files: Sequence[Path], context: int, training: int, evaluation: int
+) -> Windows:
+    """Text of a data set or of files in the model's tokens: `calibration` (S, T) holds so many `training` tokens (0:
+    all there are), `evaluation` (S, T + 1) so many windows.
+
+    Raises BitlawError for a context that the model does not take, unless one of data set and files is given, for text
+    that cannot be read or is too short, and for tokens that the model does not know.
+    """
+    if context > subject.context:
+        raise BitlawError(f"--context {context}: {subject.name} takes {subject.context} positions at most")
+    if bool(dataset) == bool(files):
+        raise BitlawError("give text to train and measure on: either --dataset NAME or --text FILE")
+    wanted = -(-training // context) if training else EVERYTHING
+    if files:
+        # Files are cut in this proportion: three quarters train where there is not enough for both.
+        found = from_files(list(files), subject.tokenizer, context, min(wanted, 3 * evaluation), evaluation)
+    else:
+        found = from_dataset(dataset, subject.tokenizer, context, wanted, evaluation)
+    known = subject.model.get_input_embeddings().weight.shape[0]
+    largest = int(max(found.calibration.max(), found.evaluation.max()))
+    if largest >= known:
+        raise BitlawError(f"{subject.name}: its tokenizer gives token {largest}, the model knows {known}")
+    return found
+
+
+def sweep(model: Any, cell: Cell, text: Windows, base_S: Tensor) -> Row:
+    """One width by a method of `bitlaw ptq`, on a copy of the model; its columns as `bitlaw ptq` has them."""
+    begun = time.perf_counter()
+    batch = batch_of(model, text.context)
+    copied = deepcopy(model)
+    made = quantize(
+        copied, find_method(cell.method), cell.quantizer, text.calibration[:CALIBRATION], batch, with_head=False,
+        tell=lambda: None,
+    )  # fmt: skip
+    return row_of(cell, made, window_losses(copied, text.evaluation, batch, lambda: None), base_S, begun)
+
+
 def parse_bits(text: str, least: int) -> tuple[int, ...]:
-    """"8,4,2" -> (8, 4, 2). Raises BitlawError for what is no list of at least `least` widths of 2 to 8 bits."""
+    """ "8,4,2" -> (8, 4, 2). Raises BitlawError for what is no list of at least `least` widths of 2 to 8 bits."""
     words = [word for word in text.replace(",", " ").split() if word]
     if not all(word.isdigit() and 2 <= int(word) <= 8 for word in words) or len(set(words)) < least:
         raise BitlawError(f"--bits {text!r}: give at least {least} widths from 2 to 8, such as 8,6,5,4,3,2")
     return tuple(sorted({int(word) for word in words}, reverse=True))
-
-
-def check_contexts(subjects: Sequence[Subject], context: int) -> None:
-    """Raises BitlawError for a context that a model does not take."""
-    for subject in subjects:
-        if context > subject.context:
-            raise BitlawError(f"--context {context}: {subject.name} takes {subject.context} positions at most")

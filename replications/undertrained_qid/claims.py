@@ -12,7 +12,7 @@ from typing import Any
 
 from replications.undertrained_qid import audit
 from shared.report.claim import Claim, Finding, Interval, Region, in_order, measured, needs_runs, out_of_reach
-from shared.report.evidence import cost, part_of, scale
+from shared.report.evidence import cost, part_of, scale, seen
 from shared.report.refits import Refit
 
 PAPER = "undertrained_qid"
@@ -59,13 +59,16 @@ def _waiting(id: str, statement: str, source: str, region: Region) -> Claim:
 NEEDS_RUNS = (
     (
         _waiting(
-            "O3",
-            "AWQ and bitsandbytes at 4 bits show the same trend",
-            "Figure 9",
-            Region("d ln delta / d ln D > 0 and d ln delta / d ln N < 0 for each", 0.0, math.inf),
+            "O8",
+            "A model trained in 1 bit is comparable to an unquantized one early and falls behind later",
+            "Figure 14",
+            Region("d (L_1bit - L_16bit) / d ln D > 0", 0.0, math.inf),
         ),
-        "the pool is measured by round to nearest only",
+        "no run of the pool is trained in 1 bit",
     ),
+)
+# On our pool: the quantities of replications/comparison/evidence.py by the beginning of their names.
+ON_POOL = (
     (
         _waiting(
             "O4",
@@ -73,7 +76,8 @@ NEEDS_RUNS = (
             "Figure 8",
             Region("delta on the second text over that on the first between 0.8 and 1.25", 0.8, 1.25),
         ),
-        "the pool is measured on one validation text",
+        "pool/second/trunk/",
+        "two checkpoints measured on a second text are needed: `bitlaw statistics cpu`",
     ),
     (
         _waiting(
@@ -82,16 +86,18 @@ NEEDS_RUNS = (
             "Figure 12",
             Region("mean squared change between neighbouring late checkpoints over that of rounding < 1", 0.0, 1.0),
         ),
-        "changes of weights between checkpoints are not in the tables",
+        "pool/change/",
+        "neighbouring trunk checkpoints of two sizes must be at hand: `bitlaw statistics cpu`",
     ),
     (
         _waiting(
-            "O8",
-            "A model trained in 1 bit is comparable to an unquantized one early and falls behind later",
-            "Figure 14",
-            Region("d (L_1bit - L_16bit) / d ln D > 0", 0.0, math.inf),
+            "O3",
+            "AWQ and bitsandbytes at 4 bits show the same trend",
+            "Figure 9",
+            Region("d ln delta / d ln D > 0 and d ln delta / d ln N < 0 for each", 0.0, math.inf),
         ),
-        "no run of the pool is trained in 1 bit",
+        "pool/methods/trunk/",
+        "two horizons or sizes of AWQ in 4 bits or of NF4 on trunk checkpoints are needed: `bitlaw measure cpu`",
     ),
 )
 OUT_OF_REACH = (
@@ -108,11 +114,12 @@ OUT_OF_REACH = (
 
 
 def judge(fit: dict[str, Any], published: dict[str, float], refits: Mapping[str, Refit]) -> list[Finding]:
-    """All claims, from fit.json and the values of published.yaml; no published runs bear on them."""
+    """All claims, from fit.json, the values of published.yaml and the quantities of the pool in `refits`."""
     return in_order(
         [
             *_o1(fit),
             *audit.judge(published),
+            *(seen(claim, refits, prefix, missing) for claim, prefix, missing in ON_POOL),
             *(needs_runs(claim, detail) for claim, detail in NEEDS_RUNS),
             *(out_of_reach(claim, detail) for claim, detail in OUT_OF_REACH),
         ]

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 from functools import cache
 
 from shared.errors import BitlawError, nearest
@@ -51,6 +52,14 @@ def format_named(name: str) -> Format:
         if made:
             return made
     raise BitlawError(f"format {name!r} is unknown{nearest(name, names())}: `bitlaw formats` lists them")
+
+
+def beginning(word: str, known: Iterable[str]) -> str:
+    """A hint such as ``, did you mean MXFP6E2M3 or MXFP6E3M2?`` when names of ``known`` begin so or are written with
+    other signs between (mxfp6, MXFP6_E2M3), else ``''``."""
+    plain = re.sub(r"[^A-Z0-9]", "", word.upper())
+    found = [name for name in known if plain and name.startswith(plain)]
+    return f", did you mean {' or '.join(found)}?" if found else ""
 
 
 def names() -> list[str]:

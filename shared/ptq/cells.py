@@ -18,6 +18,7 @@ from torch import Tensor
 from shared.errors import BitlawError
 from shared.evaluate.losses import mean, paired
 from shared.files import read_json, replacing, write_json
+from shared.formats.names import beginning
 from shared.model.transformer import token_losses
 from shared.ptq.layers import Matrix
 from shared.ptq.methods import find_method
@@ -27,8 +28,9 @@ from shared.quantize.sparsegpt import PLAIN_BITS
 
 # Of a batch: tokens, logits, and outputs of the widest layer. As many windows as stay below all, and at least one.
 BATCH_TOKENS = 8192
-BATCH_LOGITS = 2**23
-BATCH_OUTPUTS = 2**22
+# Tensors of 4 and 8 MiB: on a CPU wider batches are no faster, and take memory.
+BATCH_LOGITS = 2**21
+BATCH_OUTPUTS = 2**20
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Cell:
         head, *options = self.format.split(":")
         if "@" in head:
             raise BitlawError(f"format {self.format}: give '{head.partition('@')[2]}' with --groups")
+        if head not in PRESETS and (hint := beginning(head, PRESETS)):
+            raise BitlawError(f"format {head!r} is unknown{hint} (`bitlaw formats` lists them)")
         return parse_quantizer(":".join([head if head in PRESETS else f"{head}@{self.group}", *options]))
 
     @property
@@ -61,7 +65,21 @@ def expand(methods: Sequence[str], formats: Sequence[str], groups: Sequence[str]
 
     Raises BitlawError for an unknown method, format or group, and for a format that a method does not take.
     """
-    cells: dict[str, Cell] = {}
+    cells, left_out = sorted_out(methods, formats, groups)
+    for cell, reason in left_out.items():
+        raise BitlawError(f"method {cell.method} does not take {cell.format} with group {cell.group}: {reason}")
+    return cells
+
+
+def sorted_out(
+    methods: Sequence[str], formats: Sequence[str], groups: Sequence[str]
+) -> tuple[list[Cell], dict[Cell, str]]:
+    """As `expand`, but cells whose method does not take their format come apart, with the reasons.
+
+    Raises BitlawError for an unknown method, format or group.
+    """
+    cells: dict[Cell, None] = {}
+    left_out: dict[Cell, str] = {}
     for name in methods:
         method = find_method(name)
         for form in formats:
@@ -70,9 +88,10 @@ def expand(methods: Sequence[str], formats: Sequence[str], groups: Sequence[str]
                 cell = Cell(name, form, group)
                 reason = method.refuses(cell.quantizer)
                 if reason:
-                    raise BitlawError(f"method {name} does not take {cell.format} with group {group}: {reason}")
-                cells[cell.name] = cell
-    return list(cells.values())
+                    left_out[cell] = reason
+                else:
+                    cells[cell] = None
+    return list(cells), left_out
 
 
 def check_groups(cells: Sequence[Cell], matrices: Sequence[Matrix]) -> None:
@@ -137,16 +156,24 @@ class Results:
     folder: Path
 
     def check(self, settings: dict[str, Any]) -> None:
-        """Raises BitlawError when the folder holds results of other settings: they are never mixed."""
+        """Raises BitlawError when the folder holds results of other settings, and names the first: never mixed.
+
+        NAME_sha256 is told by NAME; names alone make no difference, the same text may lie elsewhere.
+        """
         path = self.folder / "settings.json"
-        if path.exists():
-            before = read_json(path)
-            for key, value in settings.items():
-                if before.get(key) != value:
-                    raise BitlawError(
-                        f"{self.folder}: holds results with another {key.replace('_', ' ')} ({before.get(key)}, not "
-                        f"{value}): choose another --out"
-                    )
+        if not path.exists():
+            return
+        before = read_json(path)
+        told = {key: key.removesuffix("_sha256") for key in settings}
+        names = {name for key, name in told.items() if name != key}
+        for key, name in told.items():
+            if key in names or before.get(key) == settings[key]:
+                continue
+            old, new = before.get(name), settings.get(name)
+            values = f"{old}, not {new}" if old != new else f"its content is not that of the {name} before"
+            raise BitlawError(
+                f"{self.folder}: holds results with another {name.replace('_', ' ')} ({values}): choose another --out"
+            )
 
     def base(self) -> Tensor | None:
         """Losses (S,) of the model as it is."""

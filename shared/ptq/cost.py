@@ -24,8 +24,12 @@ FLOAT = 4  # bytes
 READ_RATE = 1e9  # bytes/s from disk or the page cache, with the check for NaN
 # FP32 copies of a batch's logits, and of the widest layer's outputs for its tokens, that are there at once.
 LOGIT_COPIES = 3.0
-WIDE_COPIES = 4.0
+WIDE_COPIES = 5.0
 BACKWARD_COPIES = 3.0
+# Of torch and its libraries when they first compute.
+FIRST_USE = 12 * 2**20
+# Numbers that are copied to measure the speed: what a run of a small model takes most memory for.
+COPIED = 2**23
 # Rule mse tries 46 scales.
 MSE_TIMES = 46.0
 
@@ -59,7 +63,8 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes: `baseline` is the process before the model is opened; the peak is the larger of the two phases."""
+    """Bytes: `baseline` is the process before the model is opened; the peak is the larger of the two phases, or that of
+    `measured_speed`."""
 
     baseline: float
     model: float
@@ -68,7 +73,8 @@ class Memory:
 
     @property
     def peak(self) -> float:
-        return self.baseline + self.model + max(self.evaluation, self.quantization)
+        run = FIRST_USE + self.model + max(self.evaluation, self.quantization)
+        return self.baseline + max(run, 2 * FLOAT * COPIED)
 
 
 @dataclass(frozen=True)
@@ -134,13 +140,13 @@ def memory(model: Anatomy, cells: Sequence[Cell], context: int, calibration: int
                 hessians = sum(2 * guided_groups(m.outputs) * m.inputs**2 for group in groups for m in group)
                 kept += calibration * context * sum(guided_groups(m.outputs) for m in model.matrices)
             working = max(
-                method.work.copies * sum(m.weights for m in group) + method.work.squares * group[0].inputs ** 2
+                method.work.numbers(sum(m.weights for m in group), group[0].inputs)
                 for group in ([(m,) for group in groups for m in group] if method.work.single else groups)
             )
             most = max(most, kept + hessians + max(working, wide if method.needs != "nothing" else 0.0))
         if model.head:
-            square = model.head.inputs**2 if method.needs != "nothing" else 0
-            most = max(most, method.work.copies * model.head.weights + (method.work.squares + 1) * square)
+            known = model.head.inputs**2 if method.needs != "nothing" else 0
+            most = max(most, method.work.numbers(model.head.weights, model.head.inputs) + known)
         if method.needs == "gradients":
             # One window's activations of the whole model, with their gradients on the way back.
             outputs = sum(matrix.outputs for matrix in model.matrices)
@@ -177,7 +183,7 @@ def measured_speed(device: torch.device) -> Speed:
     """By a product of 768 x 768 matrices and a copy of 32 MiB: a tenth of a second."""
     a = torch.rand(768, 768, device=device)
     flops = 2 * 768**3 / _fastest(lambda: a @ a, device)
-    b = torch.rand(2**23, device=device)
+    b = torch.rand(COPIED, device=device)
     return Speed(flops, FLOAT * b.numel() / _fastest(b.clone, device))
 
 

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import BitlawError, nearest
+from shared.formats.names import names
 from shared.quantize.autogptq_backend import autogptq as autogptq_matrix
 from shared.quantize.autogptq_backend import core_class
 from shared.quantize.awq import awq as awq_matrices
-from shared.quantize.bitsandbytes_backend import LLMInt8Linear, llm_int8_weight
+from shared.quantize.bitsandbytes_backend import LLMInt8Linear, functional, llm_int8_weight
 from shared.quantize.calibration import Calibration
 from shared.quantize.gptq import gptq as gptq_matrix
 from shared.quantize.guided import guided_gptq
 from shared.quantize.lnq import lnq as lnq_matrix
-from shared.quantize.quantizer import Quantizer
+from shared.quantize.quantizer import PRESETS, Quantizer
 from shared.quantize.rtn import Rounded, round_to_nearest
 from shared.quantize.sparsegpt import magnitude as magnitude_matrix
 from shared.quantize.sparsegpt import sparsegpt as sparsegpt_matrix
@@ -56,7 +57,8 @@ class Work:
     """What quantizing takes, read off the code and measured (tests/test_ptq_command.py): for the prediction only.
 
     copies    FP32 numbers for each weight that are in memory at once beside the model's own
-    squares   matrices as large as the second moments, beside these
+    squares   matrices as large as the second moments, beside these and beside the second moments' own sums
+    factor    such matrices while they are factored, when there is one copy of the weights only
     single    one matrix at a time is worked on, not all that share an input
     passes    times each weight is read or written; products: of the weights with an I x I matrix; cubes: operations
               over I^3; column_seconds: of Python for each input
@@ -64,11 +66,17 @@ class Work:
 
     copies: float
     squares: float = 0.0
+    factor: float = 0.0
     single: bool = True
     passes: float = 0.0
     products: float = 0.0
     cubes: float = 0.0
     column_seconds: float = 0.0
+
+    def numbers(self, weights: int, inputs: int) -> float:
+        """FP32 numbers in memory at once for matrices of so many weights that read so many inputs."""
+        square = inputs**2
+        return max(self.copies * weights + self.squares * square, weights + self.factor * square)
 
 
 @dataclass(frozen=True)
@@ -177,7 +185,10 @@ def _bits_only(quantizer: Quantizer | None) -> str | None:
 
 
 def _int8_channel(quantizer: Quantizer | None) -> str | None:
-    return None if quantizer is not None and quantizer.text == "INT8@channel" else "it is INT8 with group channel"
+    if quantizer is None or quantizer.text != "INT8@channel":
+        return "it is INT8 with group channel"
+    functional()  # BitlawError where bitsandbytes is not installed; and its own memory is there before the model's
+    return None
 
 
 def _is_plain(quantizer: Quantizer) -> bool:
@@ -190,8 +201,14 @@ def _is_plain(quantizer: Quantizer) -> bool:
     )
 
 
-_RTN = Work(copies=7, passes=30)
-_GPTQ = Work(copies=9, squares=6, passes=150, products=0.5, cubes=2, column_seconds=1e-4)
+# The errors are summed in FP64 (shared/quantize/rtn.py): of 5 copies 4. Floating-point formats take 6.6.
+_RTN = Work(copies=5.5, passes=30)
+_MAGNITUDE = Work(copies=6.2, passes=30)
+_MAGNITUDE_2_4 = Work(copies=10, passes=60)  # the order of each four is of 8 bytes
+_INT8 = Work(copies=5.2, passes=30)
+_GPTQ = Work(copies=8.3, squares=2, factor=5, passes=150, products=0.5, cubes=2, column_seconds=1e-4)
+_SPARSEGPT = Work(copies=7.8, squares=2, factor=5, passes=150, products=0.5, cubes=2, column_seconds=1e-4)
+_AUTOGPTQ = Work(copies=6.1, squares=2, factor=4, passes=150, products=0.5, cubes=2, column_seconds=1e-4)
 # One group of output channels at a time, of four.
 _GUIDED = Work(copies=2.25, squares=6, passes=150, products=0.5, cubes=8, column_seconds=4e-4)
 _AWQ = Work(copies=26, squares=3, single=False, passes=600, products=21)
@@ -203,21 +220,30 @@ METHODS = {
         Method("gptq", "GPTQ, columns in their order (arXiv 2210.17323)", "inputs", gptq, _nearest_only, _GPTQ),
         Method("gptq_act_order", "GPTQ, most active first", "inputs", gptq_act_order, _nearest_only, _GPTQ),
         Method("awq", "AWQ with clipping (arXiv 2306.00978)", "inputs", awq, _nearest_only, _AWQ),
-        Method("autogptq", "auto-gptq 0.7.1's core, its defaults", "inputs", autogptq, _plain_integers, _GPTQ),
+        Method("autogptq", "auto-gptq 0.7.1's core, its defaults", "inputs", autogptq, _plain_integers, _AUTOGPTQ),
         Method("guided", "GPTQ by guided Hessians (arXiv 2505.07004)", "gradients", guided, _nearest_only, _GUIDED),
         Method("lnq", "LNQ code books by guided Hessians", "gradients", lnq, _bits_only, _LNQ),
-        Method("magnitude", "half of the weights zero", "nothing", magnitude("unstructured"), _also_nothing, _RTN),
-        Method("magnitude_2_4", "two of four zero", "nothing", magnitude("2:4"), _also_nothing, _RTN),
-        Method("sparsegpt", "half zero (arXiv 2301.00774)", "inputs", sparsegpt("unstructured"), _also_nothing, _GPTQ),
-        Method("sparsegpt_2_4", "two of four zero", "inputs", sparsegpt("2:4"), _also_nothing, _GPTQ),
-        Method("llm_int8", "LLM.int8(), activations too", "nothing", llm_int8, _int8_channel, _RTN, LLMInt8Linear),
+        Method(
+            "magnitude", "half of the weights zero", "nothing", magnitude("unstructured"), _also_nothing, _MAGNITUDE
+        ),
+        Method("magnitude_2_4", "two of four zero", "nothing", magnitude("2:4"), _also_nothing, _MAGNITUDE_2_4),
+        Method(
+            "sparsegpt", "half zero (arXiv 2301.00774)", "inputs", sparsegpt("unstructured"), _also_nothing, _SPARSEGPT
+        ),
+        Method("sparsegpt_2_4", "two of four zero", "inputs", sparsegpt("2:4"), _also_nothing, _SPARSEGPT),
+        Method("llm_int8", "LLM.int8(), activations too", "nothing", llm_int8, _int8_channel, _INT8, LLMInt8Linear),
     )
 }
 
 
 def find_method(name: str) -> Method:
-    """Raises BitlawError for an unknown method."""
+    """Raises BitlawError for an unknown method, with the option that takes it when it is a format."""
     if name not in METHODS:
+        form = name.upper()
+        if form in (*names(), *PRESETS, "INT1"):
+            raise BitlawError(
+                f"method '{name}' is a format, no method: give --formats {form}, and --methods rtn or gptq"
+            )
         hint = nearest(name, list(METHODS)) or f": use {', '.join(METHODS)}"
         raise BitlawError(f"method '{name}' is unknown{hint}")
     return METHODS[name]

@@ -87,6 +87,9 @@ def quantize(
         tell()
     if with_head:
         name, layer = head(model)
+        if stream:
+            stream.states_BTC.clear()
+        release()
         known = _known_head(model, name, layer, windows_ST, batch, stream) if stream else Known()
         done += _round([layer], name, known, method, quantizer, len(done))
         if method.module:

@@ -254,8 +254,12 @@ def check_noise(quantizer: Quantizer, noise: Tensor | None) -> None:
 def normalised(x: Tensor, scale: Tensor, form: Format) -> Tensor:
     """x / scale, and x itself where the scale is zero."""
     safe = torch.where(scale > 0, scale, torch.ones_like(scale))
-    # bitsandbytes multiplies by the reciprocal; so do the code books, for equal codes.
-    return x * (1.0 / safe) if form.kind == "codebook" else x / safe
+    if form.kind != "codebook":
+        return x / safe
+    # bitsandbytes multiplies by the reciprocal; so do the code books, for equal codes. FP32 has none of 2^-128 and
+    # less, so groups that small are taken 2^24 times as large, which is exact.
+    lift = torch.where(safe < 2.0**-126, 2.0**24, 1.0)
+    return x * lift * (1.0 / (safe * lift))
 
 
 def cast_scaled(

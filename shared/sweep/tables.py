@@ -29,10 +29,10 @@ Row = dict[str, str]
 RUN_COLUMNS = (
     "run_id", "trunk_id", "size", "corpus", "corpus_sha256", "n_layer", "d_model", "d_ff", "head_size", "vocabulary",
     "context", "n_blocks", "n_embedding", "n_head", "tokens", "cooled", "lr_fraction", "seed", "learning_rate",
-    "batch_tokens", "warmup_steps", "weight_decay", "beta1", "beta2", "epsilon", "clip", "cooldown", "decay", "accumulate",
-    "compute", "threads", "compile", "validation_tokens", *COMPRESSION, "corpus_passes", "diverged", "loss", "loss_se",
-    "base_run_id", "delta", "delta_se", "train_loss", "train_flops", "seconds", "device", "cpu_model",
-    "torch_version", "numerics_version", "git_revision", "dirty",
+    "batch_tokens", "warmup_steps", "weight_decay", "beta1", "beta2", "epsilon", "clip", "cooldown", "decay",
+    "accumulate", "compute", "threads", "compile", "validation_tokens", *COMPRESSION, "corpus_passes", "diverged",
+    "loss", "loss_se", "base_run_id", "delta", "delta_se", "train_loss", "train_flops", "seconds", "device",
+    "cpu_model", "torch_version", "numerics_version", "git_revision", "dirty",
 )  # fmt: skip
 MEASUREMENT_COLUMNS = (
     "run_id", "trunk_id", "size", "corpus", "n_blocks", "tokens", "cooled", "seed", "method", "format", "bits",

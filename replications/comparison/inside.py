@@ -1,0 +1,109 @@
+"""What the inside of checkpoints says about the papers' mechanisms: quantities of `reports/statistics.csv` with 95 %
+intervals, by name, for claims (shared/report/evidence.py). All are ratios; intervals are Student's over the logarithms
+of pairs or sizes, each of which counts once.
+
+- `pool/second/...`   delta on another corpus over that on the pool's own (O4)
+- `pool/change/...`   change of the weights to the next horizon over the squared error of rounding (O7)
+- `pool/kurtosis/...` kurtosis of the input of FC2 after quantized over after unquantized training (C10)
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from shared.errors import BitlawError
+from shared.report.evidence import Seen
+
+Evidence = dict[str, Seen]
+COLUMNS = (
+    "run_id",
+    "size",
+    "n_blocks",
+    "tokens",
+    "cooled",
+    "seed",
+    "weights",
+    "activations",
+    "quantity",
+    "of",
+    "value",
+)
+PAIR = ["size", "n_blocks", "tokens", "seed"]
+BITS = ("INT4", "INT3", "INT2")
+
+
+def read_statistics(path: Path) -> pd.DataFrame:
+    """Rows of the table; none where there is no file. Raises BitlawError for a missing column."""
+    texts = dict.fromkeys(("run_id", "size", "weights", "activations", "quantity", "of"), str)
+    if not path.exists():
+        return pd.DataFrame({name: [] for name in COLUMNS}).astype(texts)
+    table = pd.read_csv(path, dtype=texts)
+    for name in COLUMNS:
+        if name not in table:
+            raise BitlawError(f"{path}: column '{name}' is missing; write it again with `bitlaw statistics`")
+    return table
+
+
+def collect(statistics: pd.DataFrame, pool: pd.DataFrame) -> Evidence:
+    """`pool`: rows of measurements.csv with run_id, size, n_blocks, tokens, cooled, method, format, group_size, delta
+    and relative_mse."""
+    cells = pool[(pool["method"] == "rtn") & (pool["group_size"] == "channel")]
+    return {**_second(statistics, cells), **_change(statistics, cells), **_kurtosis(statistics)}
+
+
+def _second(statistics: pd.DataFrame, cells: pd.DataFrame) -> Evidence:
+    found = {}
+    rows = statistics[statistics["quantity"] == "second"]
+    for bits in BITS:
+        there = rows[rows["of"].str.contains(f" {bits}@channel", regex=False)][["run_id", "value", *PAIR, "cooled"]]
+        both = there.merge(cells[cells["format"] == bits][["run_id", "delta"]], on="run_id")
+        both = both[(both["value"] > 0) & (both["delta"] > 0)]
+        for cooled, some in both.groupby("cooled"):
+            phase = "cooled" if cooled else "trunk"
+            name, label = f"pool/second/{phase}/{bits}", f"{bits}, {phase}"
+            found |= _ratio(name, label, some["value"] / some["delta"], some, "one checkpoint each of the sizes")
+    return found
+
+
+def _change(statistics: pd.DataFrame, cells: pd.DataFrame) -> Evidence:
+    """At each size's last pair of neighbouring horizons."""
+    rows = statistics[(statistics["quantity"] == "change") & (statistics["of"] == "all")]
+    last = rows[rows["tokens"] == rows.groupby("size")["tokens"].transform("max")]
+    found = {}
+    for bits in BITS:
+        both = last.merge(cells[cells["format"] == bits][["run_id", "relative_mse"]], on="run_id")
+        note = "our horizons are a factor of 2 in tokens apart, the paper's checkpoints far less"
+        found |= _ratio(f"pool/change/{bits}", bits, both["value"] / both["relative_mse"], both, note)
+    return found
+
+
+def _kurtosis(statistics: pd.DataFrame) -> Evidence:
+    rows = statistics[(statistics["quantity"] == "kurtosis") & (statistics["of"] == "down")]
+    plain = (rows["weights"] == "none") & (rows["activations"] == "none")
+    both = rows[~plain].merge(
+        rows[plain & rows["cooled"].astype(bool)][[*PAIR, "value"]], on=PAIR, suffixes=("", "_base")
+    )
+    four = both["weights"].str.startswith("INT4") & both["activations"].str.startswith("INT4")
+    some = both[four]
+    return _ratio("pool/kurtosis/down/W4A4", "W4A4", some["value"] / some["value_base"], some, _levels(some))
+
+
+def _levels(some: pd.DataFrame) -> str:
+    if not len(some):
+        return ""
+    return f"kurtosis {some['value_base'].mean():.3g} unquantized, {some['value'].mean():.3g} quantized on average"
+
+
+def _ratio(name: str, label: str, ratios: "pd.Series[float]", rows: pd.DataFrame, note: str) -> Evidence:
+    """Geometric mean with Student's interval over rows; nothing for fewer than two."""
+    logs = np.log(ratios.to_numpy(float))
+    if len(logs) < 2:
+        return {}
+    half = float(student.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs)))
+    middle = float(logs.mean())
+    N, D = rows["n_blocks"].astype(float), rows["tokens"].astype(float)
+    scale = f"{N.min() / 1e6:.2g}-{N.max() / 1e6:.2g}M parameters, {D.min() / 2**20:g}-{D.max() / 2**20:g}M tokens"
+    value, low, high = (float(np.exp(x)) for x in (middle, middle - half, middle + half))
+    return {name: Seen(value, low, high, scale, note, label, len(logs))}
