@@ -11,7 +11,7 @@ UNLOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cubla
   nvidia-nvshmem-cu13 nvidia-nvtx
 
 # Stages that read only what is in git; smoke, which trains, is not one of them.
-ANALYSIS := fit compare methods trained claims claims_published claims_guide figures \
+ANALYSIS := fit compare methods trained predictor claims claims_published claims_page claims_guide figures \
   figures_compression_laws figures_qat_scaling figures_capybara_fp report
 
 .PHONY: install data repro regenerate stale test bench lint types check lock clean

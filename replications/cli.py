@@ -44,11 +44,11 @@ for command in (
     *(laws.laws, laws.compare, laws.claims, fit.fit, report.report, report.check),
 ):
     app.command()(command)
-for command in (
+for study in (
     *(predictor.predictor, predictor.low_data, engineer.engineer, numerics.numerics, numerics.surface),
     *(decode.decode, allocate.allocate),
 ):
-    app.command()(command)
+    app.command()(study)
 app.command(cls=ptq.Lists)(ptq.ptq)
 # Its inputs are options named after the law's: --N, --D, --bits.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(fit.predict)

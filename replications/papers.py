@@ -147,6 +147,7 @@ def write_claims(paper: Paper, reports: Path) -> Path:
         raise BitlawError(f"{source}: there is no fit yet; run `bitlaw replicate fit {paper.name}` first")
     fit = read_json(source) if paper.fitted else NO_FIT
     refits = {**read_refits(reports / REFITS), **read_seen(reports / EVIDENCE)}
+    refits |= read_seen(reports / paper.name / "evidence.json")  # what only this paper's commands measure
     try:
         findings = paper.judge(fit, paper.published().values(), refits)
     except (KeyError, TypeError) as error:

@@ -54,7 +54,8 @@ def write_tables(reports: Path) -> None:
         first_seed_only=GROUPS[1:],
     )  # fmt: skip
     runs = runs.assign(
-        corpus_sha256="ab" * 32, torch_version="2.13.0", cpu_model="a processor", device="cpu", cooldown=0.2, decay="sqrt",
+        corpus_sha256="ab" * 32, torch_version="2.13.0", cpu_model="a processor", device="cpu", cooldown=0.2,
+        decay="sqrt",
         validation_tokens=262144, corpus_passes=runs["tokens"] / 1.5e8,
     )  # fmt: skip
     rows = rows.assign(corpus="python", activation_format="none", kv_format="none", calibration="none")

@@ -1,5 +1,7 @@
 """Slopes within a schedule and ratios between schedules, on rows made by hand."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,7 +26,9 @@ def rows(cooled: bool, level: float, slope: float, sizes: tuple[str, ...] = ("S"
 
 def test_slopes_and_ratios() -> None:
     pool = pd.concat([rows(False, 0.1, 0.3), rows(True, 0.2, 0.5)])
-    found = {(one["quantity"], one["schedule"]): one for one in judge(pool, rows(True, 0.3, 0.0))}
+    found: dict[tuple[object, object], dict[str, Any]] = {
+        (one["quantity"], one["schedule"]): one for one in judge(pool, rows(True, 0.3, 0.0))
+    }
     assert found["slope", "constant"]["value"] == pytest.approx(0.3, abs=0.01)
     assert found["slope", "cooldown"]["value"] == pytest.approx(0.5, abs=0.01)
     assert found["slope", "constant"]["low"] < 0.3 < found["slope", "constant"]["high"]

@@ -333,7 +333,7 @@ def test_the_surface_recovers_its_law(tmp_path: Path) -> None:
         assert values == pytest.approx(RAW, rel=1e-5)
         for over in ("N", "D"):
             assert found["stability"][phase][over]["beta"]["value"] == pytest.approx(0, abs=1e-6)
-    assert found["unseen"]["fitted"]["mean_abs"] < 1e-6
+    assert found["misfit"]["mean_abs"] < 1e-6
     assert found["constant_penalty"]["3"] == pytest.approx((13 / 12) ** 12, rel=1e-4)
     assert all(
         item["rounded"]["value"] == pytest.approx(2 * item["trained"]["value"]) for item in found["scratch"]["each"]

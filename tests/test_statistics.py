@@ -5,6 +5,7 @@ import torch
 
 from shared.evaluate.statistics import input_kurtosis, weight_change
 from shared.model import Decoder, Shape
+from shared.model.transformer import Block
 from shared.quantize.training import PRODUCTS, Precision, attach
 
 SHAPE = Shape(2, 32, 64, 16, 64, 16)
@@ -25,10 +26,12 @@ def test_kurtosis_is_the_fourth_moment_over_the_second_squared() -> None:
     found = input_kurtosis(made, windows_ST)
     assert set(found) == set(PRODUCTS)
     x_BTD = made.embed_tokens(windows_ST[:, :-1])
-    reads = made.layers[0].input_layernorm(x_BTD, torch.float32).double()
-    second = made.layers[1].input_layernorm(
-        made.layers[0](x_BTD, made.cos_TK[:16], made.sin_TK[:16], torch.float32, False), torch.float32
-    )
+    first = made.layers[0]
+    last = made.layers[1]
+    assert isinstance(first, Block)
+    assert isinstance(last, Block)
+    reads = first.input_layernorm(x_BTD, torch.float32).double()
+    second = last.input_layernorm(first(x_BTD, made.cos_TK[:16], made.sin_TK[:16], torch.float32, False), torch.float32)
     both = torch.cat([reads.flatten(), second.double().flatten()])
     assert found["qkv"] == pytest.approx(float((both**4).mean() / (both**2).mean() ** 2), rel=1e-6)
 

@@ -49,3 +49,11 @@ def methods(reports: Reports = Path("reports")) -> None:
 
     target = compared.write_methods(reports)
     print(*compared.lines(target), target, sep="\n")
+
+
+@app.command()
+def predictor(reports: Reports = Path("reports")) -> None:
+    """Summaries and figures of what the page's commands measured; writes reports/precision_predictor/."""
+    from replications.precision_predictor import results
+
+    print(*results.write(reports), sep="\n")

@@ -54,7 +54,7 @@ def collect(statistics: pd.DataFrame, pool: pd.DataFrame) -> Evidence:
 
 
 def _second(statistics: pd.DataFrame, cells: pd.DataFrame) -> Evidence:
-    found = {}
+    found: Evidence = {}
     rows = statistics[statistics["quantity"] == "second"]
     for bits in BITS:
         there = rows[rows["of"].str.contains(f" {bits}@channel", regex=False)][["run_id", "value", *PAIR, "cooled"]]
@@ -71,7 +71,7 @@ def _change(statistics: pd.DataFrame, cells: pd.DataFrame) -> Evidence:
     """At each size's last pair of neighbouring horizons."""
     rows = statistics[(statistics["quantity"] == "change") & (statistics["of"] == "all")]
     last = rows[rows["tokens"] == rows.groupby("size")["tokens"].transform("max")]
-    found = {}
+    found: Evidence = {}
     for bits in BITS:
         both = last.merge(cells[cells["format"] == bits][["run_id", "relative_mse"]], on="run_id")
         note = "our horizons are a factor of 2 in tokens apart, the paper's checkpoints far less"

@@ -46,15 +46,16 @@ def _penalties(summary: Summary) -> Drawing:
     figure = Figure(figsize=(9.6, 0.7 + 2.5 * len(methods)), layout="constrained")
     grid = figure.subplots(len(methods), len(units), squeeze=False, sharex=True, sharey=True)
     names = [name for name in LABELS if any(cell["allocation"] == name for cell in cells)]
-    for line, method in zip(grid, methods, strict=True):
+    for number, (line, method) in enumerate(zip(grid, methods, strict=True)):
         for axes, unit in zip(line, units, strict=True):
             _panel(axes, [c for c in cells if (c["unit"], c["method"]) == (unit, method)], names)
-            axes.set_title(f"{UNITS[unit]}, {METHODS[method]}")
-        line[0].set_ylabel("penalty / uniform's")
+            if number == 0:
+                axes.set_title(UNITS[unit])
+        line[0].set_ylabel(f"{METHODS[method]}\npenalty / uniform's")
     for axes in grid[-1]:
         axes.set_xlabel("bits of a weight")
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return Drawing("allocation", caption, alt, figure)
 
 

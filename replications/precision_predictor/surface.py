@@ -21,7 +21,7 @@ from replications.precision_predictor.predictor import student_interval
 from shared.errors import BitlawError
 from shared.laws.fit import fit
 from shared.laws.law import Array
-from shared.laws.study import DIVERGED, FITTED, HELD_OUT
+from shared.laws.study import DIVERGED, FITTED
 
 GROUP = "channel"
 SHOWN_BITS = (2, 3, 4, 8)
@@ -54,7 +54,7 @@ def summarise(rows: pd.DataFrame, scratch: pd.DataFrame, clean: CleanLaw | None)
     cooled = phases.get("cooled")
     if cooled and clean:
         raw = {name: item["value"] for name, item in cooled["constants"].items()}
-        found["unseen"] = _unseen(cells, raw)
+        found["misfit"] = _misfit(fitted, raw)
         found["iso_loss"] = _iso_loss(fitted[fitted["phase"] == "cooled"], raw, clean)
         found["constant_penalty"] = {
             f"{bits:g}": ((B_TRAIN - bits) / (B_TRAIN - REFERENCE_BITS)) ** (raw["delta"] / raw["beta"])
@@ -129,20 +129,16 @@ def _spread(items: Sequence[Mapping[str, float]]) -> dict[str, Any] | None:
     return {"value": apart / abs(mean), "low": ends[0], "high": ends[1]}
 
 
-def _unseen(cells: pd.DataFrame, raw: Mapping[str, float]) -> dict[str, Any]:
-    """How far the fitted surface is off where it was not fitted, and at each width where it was: mean ln ratio and mean
-    |ln ratio| of predicted and measured."""
-    used = cells[(cells["phase"] == "cooled") & (cells["delta"] > CLEAR * cells["delta_se"])]
+def _misfit(cells: pd.DataFrame, raw: Mapping[str, float]) -> dict[str, Any]:
+    """How far the surface is off the cooled cells that it was fitted to: mean |ln (predicted / measured)|, and the mean
+    of its sign at each width. Held-out cells are scored elsewhere, once (comparison/heldout.yaml)."""
+    used = cells[cells["phase"] == "cooled"]
     off = np.log(penalty(raw, used["N"], used["D"], used["bits"]) / used["delta"])
-    found: dict[str, Any] = {}
-    for name, mask in (("fitted", used["use"] == FITTED), ("held out", used["use"] == HELD_OUT)):
-        groups = {f"{bits:g}": some for bits, some in off[mask].groupby(used.loc[mask, "bits"])}
-        found[name] = {
-            "cells": int(mask.sum()),
-            "mean_abs": float(off[mask].abs().mean()) if mask.any() else None,
-            "bias_by_bits": {bits: float(some.mean()) for bits, some in groups.items()},
-        }
-    return found
+    return {
+        "cells": len(used),
+        "mean_abs": float(off.abs().mean()) if len(used) else None,
+        "bias_by_bits": {f"{bits:g}": float(some.mean()) for bits, some in off.groupby(used["bits"])},
+    }
 
 
 def _iso_loss(table: pd.DataFrame, raw: Mapping[str, float], clean: CleanLaw) -> dict[str, Any]:

@@ -112,7 +112,8 @@ def fit(
 
     found = estimates(law, theta, solved.draws, solved.loo)
     if profile and len(solved.target) <= LARGE:
-        dof = max(len(solved.target) - len(theta), 1)
+        free = int(np.sum(law.bounds[:, 1] > law.bounds[:, 0]))  # constants that `fixed` holds are not fitted
+        dof = max(len(solved.target) - free, 1)
         rise = 0.5 * float(stats.t.ppf(0.975, dof)) ** 2 * solved.noise_cost
         ends = profiles(law, solved.columns, solved.target, solved.weight, solved.misfit, theta, solved.cost, rise)
         found = {

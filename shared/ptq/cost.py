@@ -136,8 +136,8 @@ def memory(model: Anatomy, cells: Sequence[Cell], context: int, calibration: int
                 kept = calibration * context * model.width
                 hessians = sum(group[0].inputs ** 2 for group in groups)
             if method.needs == "gradients":
-                # Each matrix has its own g, as sums and as means, and for every token g roots.
-                hessians = sum(2 * guided_groups(m.outputs) * m.inputs**2 for group in groups for m in group)
+                # Each matrix has its own g, and for every token g roots.
+                hessians = sum(guided_groups(m.outputs) * m.inputs**2 for group in groups for m in group)
                 kept += calibration * context * sum(guided_groups(m.outputs) for m in model.matrices)
             working = max(
                 method.work.numbers(sum(m.weights for m in group), group[0].inputs)

@@ -210,8 +210,8 @@ _GPTQ = Work(copies=8.3, squares=2, factor=5, passes=150, products=0.5, cubes=2,
 _SPARSEGPT = Work(copies=7.8, squares=2, factor=5, passes=150, products=0.5, cubes=2, column_seconds=1e-4)
 _AUTOGPTQ = Work(copies=6.1, squares=2, factor=4, passes=150, products=0.5, cubes=2, column_seconds=1e-4)
 # One group of output channels at a time, of four.
-_GUIDED = Work(copies=2.25, squares=6, passes=150, products=0.5, cubes=8, column_seconds=4e-4)
-_AWQ = Work(copies=26, squares=3, single=False, passes=600, products=21)
+_GUIDED = Work(copies=1.5, squares=6.2, passes=150, products=0.5, cubes=8, column_seconds=4e-4)
+_AWQ = Work(copies=11.2, squares=2, single=False, passes=600, products=21)
 _LNQ = Work(copies=60, squares=6, passes=4000, products=20, cubes=2, column_seconds=5e-3)
 METHODS = {
     method.name: method

@@ -261,7 +261,10 @@ class Stream:
             for state_BTC in self.states_BTC:
                 self.run(number, state_BTC)
         if self.roots:
-            return [(group, Known(guided_gII=tuple(guided[name].hessians_gII for name in group))) for group in groups]
+            # Each sum goes as soon as its mean is there.
+            return [
+                (group, Known(guided_gII=tuple(guided.pop(name).hessians_gII for name in group))) for group in groups
+            ]
         return [(group, Known(found[group[0]])) for group in groups]
 
     def advance(self, number: int) -> None:

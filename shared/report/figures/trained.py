@@ -84,13 +84,13 @@ def delta_panels(
     looks = {value: (PALETTE[k % len(PALETTE)], MARKERS[k % len(MARKERS)]) for k, value in enumerate(hues)}
     figure, flat, spare = panels(len(drawn), height=1.95)
     for axes, panel in zip(flat, drawn, strict=True):
+        if level is not None:  # first: with a single D on a logarithmic axis matplotlib divides by its width
+            axes.axhline(level, color=FAINT, lw=0.8, zorder=1)
         if log:
             axes.set_xscale("log")
         for value, some in panel.cells.groupby(hue):
             points(axes, some.sort_values(x), x, *looks[value], y=y)
         _lines(axes, panel, x, looks, log)
-        if level is not None:
-            axes.axhline(level, color=FAINT, lw=0.8, zorder=1)
         axes.set_title(panel.title)
         seen = sorted(set(every[x].astype(float)))
         if len(seen) < 9:

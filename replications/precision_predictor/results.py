@@ -1,0 +1,173 @@
+"""From the tables that the page's commands measured, in `reports/precision_predictor/STUDY/`, to summaries, figures and
+what the page's claims look up. Nothing is measured here: a DVC stage runs it on any machine.
+
+predictor  low_data  engineer  numerics  decode  allocate: one folder each, `table.csv` (allocate: trials.csv and
+surrogates.csv) as `bitlaw STUDY --out` writes it. `surface` is read off the pool's own two tables.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from replications.commands.measured import clean_law, pool_rows, read_rows
+from replications.commands.numerics import scratch_runs
+from replications.precision_predictor import (
+    allocation_summary,
+    decoding_rows,
+    decoding_summary,
+    engineer,
+    figures_allocation,
+    figures_decoding,
+    figures_predictor,
+    low_data,
+    numerics,
+    predictor,
+    surface,
+)
+from shared.files import read_json, write_json
+from shared.report.evidence import Seen
+from shared.report.figures import style
+from shared.report.figures.gallery import Drawing, write_gallery
+from shared.sweep.tables import read_table
+
+PAPER = "precision_predictor"
+EVIDENCE = Path(PAPER) / "evidence.json"
+TARGET_MS = 70.0  # the page's bound on the 95th percentile of a token's latency
+Summary = dict[str, Any]
+# Comparisons at equal average bits that a claim rests on, by the names of `bitlaw decode`.
+LINEAR = ("linear:5:3 against chord", "linear:6:2 against chord")
+FIRST_64 = ("static:5:4:64 against chord", "static:6:4:64 against chord")
+HIGH_FIRST = tuple(f"static:{pair}:96 against reverse" for pair in ("4:3", "3:2", "4:2"))
+PREFILL = tuple(f"uniform:{bits} against own prefill" for bits in (2, 3, 4))
+
+
+def write(reports: Path) -> list[Path]:
+    """Summaries (STUDY.json), figures and evidence.json of the studies whose tables are there; returns the paths."""
+    folder = reports / PAPER
+    summaries: dict[str, Summary] = {}
+    for name, summarise in STUDIES.items():
+        found = summarise(folder / name, reports)
+        if found is not None:
+            summaries[name] = found
+            write_json(folder / f"{name}.json", found)
+    # Figures are of the files: six digits, as everybody else reads them.
+    drawn = {name: DRAWINGS[name](read_json(folder / f"{name}.json")) for name in summaries if name in DRAWINGS}
+    with style.theme():
+        gallery = write_gallery(folder, [drawing for some in drawn.values() for drawing in some])
+    write_json(reports / EVIDENCE, {name: asdict(item) for name, item in evidence(summaries).items()})
+    return [*(folder / f"{name}.json" for name in summaries), *gallery, reports / EVIDENCE]
+
+
+def _rows(module: Any, folder: Path) -> list[dict[str, Any]]:
+    return read_rows(folder / "table.csv", module.COLUMNS, module.KEY)
+
+
+def _predictor(folder: Path, reports: Path) -> Summary | None:
+    rows = _rows(predictor, folder)
+    return predictor.summarise(rows, clean_law("pool")) if rows else None
+
+
+def _plain(module: Any) -> Callable[[Path, Path], Summary | None]:
+    def summarise(folder: Path, reports: Path) -> Summary | None:
+        rows = _rows(module, folder)
+        return module.summarise(rows) if rows else None
+
+    return summarise
+
+
+def _engineer(folder: Path, reports: Path) -> Summary | None:
+    rows = sorted(_rows(engineer, folder), key=lambda row: -row["bits"])
+    return {"rows": rows, "decision": engineer.decide(rows, TARGET_MS)} if rows else None
+
+
+def _decode(folder: Path, reports: Path) -> Summary | None:
+    table = read_table(folder / "table.csv", decoding_rows.COLUMNS, decoding_rows.KEY)
+    return decoding_summary.summarise(table.values()) if table else None
+
+
+def _allocate(folder: Path, reports: Path) -> Summary | None:
+    if not (folder / "trials.csv").exists():
+        return None
+    tables = [folder / name for name in ("trials.csv", "surrogates.csv")]
+    trials, studied = (
+        pd.read_csv(path, dtype={"checkpoint": str}).to_dict("records") if path.exists() else [] for path in tables
+    )
+    return allocation_summary.summarise(trials, studied)
+
+
+def _surface(folder: Path, reports: Path) -> Summary | None:
+    if not all((reports / name).exists() for name in ("runs.csv", "measurements.csv")):
+        return None
+    return surface.summarise(pool_rows(reports), scratch_runs(reports), clean_law("pool"))
+
+
+STUDIES: dict[str, Callable[[Path, Path], Summary | None]] = {
+    "predictor": _predictor,
+    "low_data": _plain(low_data),
+    "engineer": _engineer,
+    "numerics": _plain(numerics),
+    "surface": _surface,
+    "decode": _decode,
+    "allocate": _allocate,
+}
+DRAWINGS: dict[str, Callable[[Summary], list[Drawing]]] = {
+    "predictor": figures_predictor.predictor_drawings,
+    "low_data": figures_predictor.low_data_drawings,
+    "engineer": lambda found: figures_predictor.engineer_drawings(found["rows"], found["decision"]),
+    "numerics": figures_predictor.numerics_drawings,
+    "surface": figures_predictor.surface_drawings,
+    "decode": figures_decoding.draw,
+    "allocate": figures_allocation.allocation_drawings,
+}
+
+
+def evidence(summaries: Mapping[str, Summary]) -> dict[str, Seen]:
+    """What the page's claims look up, by the beginnings of the names: `page/S7/...` and so on."""
+    found: dict[str, Seen] = {}
+    if "decode" in summaries:
+        decode = summaries["decode"]
+        gain, text = decode["relative_gain"], decode["rouge_gain"]
+        where = f"{len(decode['runs'])} checkpoints, {decode['about']['steps']} steps"
+        share = "of the penalty of what it is compared with, at equal average bits"
+        for claim, names in (("S7", LINEAR), ("S9", FIRST_64), ("PD3", HIGH_FIRST), ("PD3b", PREFILL)):
+            found |= _named(f"page/{claim}/", gain, names, where, share)
+        rouge = "Rouge-L against the unquantized model's text"
+        found |= _named("page/S7b/", text, LINEAR, where, rouge)
+        found |= _named("page/PD3c/", text, tuple(name for name in HIGH_FIRST if name in text), where, rouge)
+        against = ("learned against shares", "learned against prior")
+        found |= _named("page/PD7/", decode["scheduler_gain"], against, where, rouge)
+    if "allocate" in summaries:
+        allocate = summaries["allocate"]
+        where = f"{len(allocate['checkpoints'])} checkpoints"
+        for claim, kind in (("S8", "optimum"), ("S8b", "linear")):
+            for one in allocate["s8"][kind]["log_uniform"]:
+                note = "ln of the penalty of uniform over that of the allocation"
+                found |= _seen(f"page/{claim}/{one['label']}", one, where, note, one["label"])
+    if "numerics" in summaries:
+        noise = summaries["numerics"]
+        where = f"{len(noise['models'])} checkpoints"
+        found |= _seen("page/S6/", noise["stochastic"]["eta_ratio"], where, "ratio of eta, one exponent for both")
+        two = noise["bf16"]["by_bits"].get("2")
+        if two:
+            found |= _seen("page/S5/", two, where, "the same weights, rounded once to BF16 before")
+    return found
+
+
+def _named(
+    prefix: str, items: Mapping[str, Mapping[str, Any]], names: tuple[str, ...], where: str, note: str
+) -> dict[str, Seen]:
+    made: dict[str, Seen] = {}
+    for name in names:
+        if name in items:
+            made |= _seen(prefix + name, items[name], where, note, name)
+    return made
+
+
+def _seen(name: str, item: Mapping[str, Any], where: str, note: str, label: str = "") -> dict[str, Seen]:
+    """Nothing for a value without an interval."""
+    if item.get("low") is None or item.get("high") is None:
+        return {}
+    return {name: Seen(item["value"], item["low"], item["high"], where, note, label, int(item.get("n") or 1))}
