@@ -188,6 +188,7 @@ def write_report(reports: Path) -> Path:
     views = read_json(fitted)["views"] if fitted.exists() else []
     measured = reports / COMPARISON / "methods.json"
     methods = read_json(measured)["rows"] if measured.exists() else []
+    decayed = reports / COMPARISON / "decay.json"
     write_json(reports / "metrics.json", metrics.flat_metrics(list(found.values()), judged, source))
     metrics.write_plots(reports / "plots", list(found.values()), phase_points(FIRST, reports))
     target = reports / "index.html"
@@ -198,6 +199,7 @@ def write_report(reports: Path) -> Path:
             shown, source, rows, pairs, views, read_gallery(reports / COMPARISON),
             derived=read_json(implied) if implied.exists() else [],
             chinchilla=_chinchilla(reports), methods=methods,
+            decay=read_json(decayed) if decayed.exists() else [],
         ),
     )  # fmt: skip
     return target

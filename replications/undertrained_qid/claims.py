@@ -84,7 +84,7 @@ ON_POOL = (
             "O7",
             "Late in training weights change less between checkpoints than rounding changes them",
             "Figure 12",
-            Region("mean squared change between neighbouring late checkpoints over that of rounding < 1", 0.0, 1.0),
+            Region("mean squared change over the last doubling of D over that of rounding < 1", 0.0, 1.0),
         ),
         "pool/change/",
         "neighbouring trunk checkpoints of two sizes must be at hand: `bitlaw statistics cpu`",

@@ -129,7 +129,8 @@ def memory(model: Anatomy, cells: Sequence[Cell], context: int, calibration: int
     wide = WIDE_COPIES * tokens * model.widest
     logits = LOGIT_COPIES * tokens * model.vocabulary
     most = 0.0
-    for method in {cell.method: find_method(cell.method) for cell in cells}.values():
+    for name, bits in {(cell.method, cell.quantizer.format.bits if cell.quantizer else 0.0) for cell in cells}:
+        method = find_method(name)
         for groups in model.groups:
             kept = hessians = 0.0
             if method.needs != "nothing":
@@ -140,13 +141,13 @@ def memory(model: Anatomy, cells: Sequence[Cell], context: int, calibration: int
                 hessians = sum(guided_groups(m.outputs) * m.inputs**2 for group in groups for m in group)
                 kept += calibration * context * sum(guided_groups(m.outputs) for m in model.matrices)
             working = max(
-                method.work.numbers(sum(m.weights for m in group), group[0].inputs)
+                method.work.numbers(sum(m.weights for m in group), group[0].inputs, bits)
                 for group in ([(m,) for group in groups for m in group] if method.work.single else groups)
             )
             most = max(most, kept + hessians + max(working, wide if method.needs != "nothing" else 0.0))
         if model.head:
             known = model.head.inputs**2 if method.needs != "nothing" else 0
-            most = max(most, method.work.numbers(model.head.weights, model.head.inputs) + known)
+            most = max(most, method.work.numbers(model.head.weights, model.head.inputs, bits) + known)
         if method.needs == "gradients":
             # One window's activations of the whole model, with their gradients on the way back.
             outputs = sum(matrix.outputs for matrix in model.matrices)

@@ -59,6 +59,7 @@ class Work:
     copies    FP32 numbers for each weight that are in memory at once beside the model's own
     squares   matrices as large as the second moments, beside these and beside the second moments' own sums
     factor    such matrices while they are factored, when there is one copy of the weights only
+    entry_copies  copies for each entry of a code book, beside the others
     single    one matrix at a time is worked on, not all that share an input
     passes    times each weight is read or written; products: of the weights with an I x I matrix; cubes: operations
               over I^3; column_seconds: of Python for each input
@@ -67,16 +68,18 @@ class Work:
     copies: float
     squares: float = 0.0
     factor: float = 0.0
+    entry_copies: float = 0.0
     single: bool = True
     passes: float = 0.0
     products: float = 0.0
     cubes: float = 0.0
     column_seconds: float = 0.0
 
-    def numbers(self, weights: int, inputs: int) -> float:
+    def numbers(self, weights: int, inputs: int, bits: float) -> float:
         """FP32 numbers in memory at once for matrices of so many weights that read so many inputs."""
         square = inputs**2
-        return max(self.copies * weights + self.squares * square, weights + self.factor * square)
+        copies = self.copies + (self.entry_copies * 2.0**bits if self.entry_copies else 0.0)
+        return max(copies * weights + self.squares * square, weights + self.factor * square)
 
 
 @dataclass(frozen=True)
@@ -212,7 +215,7 @@ _AUTOGPTQ = Work(copies=6.1, squares=2, factor=4, passes=150, products=0.5, cube
 # One group of output channels at a time, of four.
 _GUIDED = Work(copies=1.5, squares=6.2, passes=150, products=0.5, cubes=8, column_seconds=4e-4)
 _AWQ = Work(copies=11.2, squares=2, single=False, passes=600, products=21)
-_LNQ = Work(copies=60, squares=6, passes=4000, products=20, cubes=2, column_seconds=5e-3)
+_LNQ = Work(copies=7, entry_copies=2.6, squares=10.5, passes=4000, products=20, cubes=2, column_seconds=5e-3)
 METHODS = {
     method.name: method
     for method in (

@@ -59,12 +59,14 @@ def render(
     derived: Sequence[Mapping[str, Any]] = (),
     chinchilla: Sequence[Mapping[str, Any]] = (),
     methods: Sequence[Mapping[str, Any]] = (),
+    decay: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page. `elasticities` are rows {"law", "label", "of", "at", "D", "N", "bits", "G"}, the last four estimates or
     None and `at` the point, `derived` rows {"paper", "quantity", "setting", "value", "low", "high", "unit"},
     `chinchilla` rows {"name", "published": {"value", "se", "low", "high"}, "ours"}, `orders` rows
     {"statement", "size", "tokens", "seeds", "worse", "better", "value", "low", "high", "verdict"}, `trained` fits
-    {"paper", "view", "status", "reasons", "rows", "parameters": {name: {"value", "low", "high", "published"}}}."""
+    {"paper", "view", "status", "reasons", "rows", "parameters": {name: {"value", "low", "high", "published"}}}, `decay`
+    rows {"quantity", "schedule", "method", "format", "cells", "sizes", "value", "low", "high"}."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -89,11 +91,21 @@ def render(
         ],
         methods=[row for row in methods if row["bits"] <= MOST_BITS and row["winner"]],
         method_names=list(dict.fromkeys(name for row in methods if row["winner"] for name in row["methods"])),
+        decay=_decay(decay),
         untrained=[view for view in trained if not view["parameters"]],
         trained=[{**view, "constants": _trained(view)} for view in trained if view["parameters"]],
         orders=[{**row, "difference": _estimate(row)} for row in orders if row["value"] is not None],
         comparison_figures=comparison_figures,
     )
+
+
+def _decay(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each method and format: its estimates by quantity and schedule."""
+    table: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        cells = table.setdefault((row["method"], row["format"]), {})
+        cells[f"{row['quantity']}_{row['schedule']}"] = _estimate(row)
+    return [{"method": method, "format": form, "cells": cells} for (method, form), cells in table.items()]
 
 
 def _trained(view: Mapping[str, Any]) -> list[dict[str, Any]]:
