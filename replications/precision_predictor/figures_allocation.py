@@ -84,8 +84,9 @@ def _kept(summary: Summary) -> Drawing:
     rows = [one for one in summary["surrogates"] if one["criterion"] not in ("uniform", "exact") and one["kept"]]
     caption = (
         "On some hundred weights of one small matrix, whose second derivatives are exact: the share of the best "
-        "allocation's gain over uniform widths that each cheaper criterion keeps, by the quadratic form itself, with "
-        "95 % intervals over checkpoints. `page` takes the row sums of |d2L / dw_i dw_j|."
+        "allocation's fall of d H d / 2 below uniform widths that each cheaper criterion keeps, with 95 % intervals "
+        "over checkpoints; codes of widths are not counted here, and no gain of the loss itself can be seen. `page` "
+        "takes the row sums of |d2L / dw_i dw_j|."
     )
     alt = "Share of the exact allocation's gain kept by each criterion, at each budget."
     if not rows:
@@ -103,6 +104,8 @@ def _kept(summary: Summary) -> Drawing:
                           ha="center", fontsize=7)  # fmt: skip
         for at in (0, 1):
             axes.axvline(at, color=INK, lw=0.8, zorder=1)
-        axes.set(title=f"{budget:g} bits", xlabel="share of the exact gain", yticks=[], ylim=(len(mine) - 0.3, -0.9))
+        axes.set(
+            title=f"{budget:g} bits", xlabel="share of the fall of d H d / 2", yticks=[], ylim=(len(mine) - 0.3, -0.9)
+        )
         tidy(axes)
     return Drawing("surrogates", caption, alt, figure)

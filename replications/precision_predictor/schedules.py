@@ -110,7 +110,8 @@ def _whole(word: str, text: str, what: str) -> int:
 
 
 def controls(schedule: Schedule, known: Sequence[str], highest: int) -> dict[str, dict[str, Fraction]]:
-    """What a schedule is measured against: {control: {schedule of `known`: its weight}}, all at equal average bits.
+    """What a schedule is measured against: {control: {schedule of `known`: its weight}}, all at equal average
+    bits of the decoding steps; the prefill is not counted.
 
     chord        the uniform widths on either side of the average, mixed in the proportion that gives it: what is lost
                  on average when that share of the requests is served at each. A whole average is that width itself.

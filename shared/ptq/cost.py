@@ -146,7 +146,8 @@ def memory(model: Anatomy, cells: Sequence[Cell], context: int, calibration: int
             )
             most = max(most, kept + hessians + max(working, wide if method.needs != "nothing" else 0.0))
         if model.head:
-            known = model.head.inputs**2 if method.needs != "nothing" else 0
+            several = guided_groups(model.head.outputs) if method.needs == "gradients" else 1
+            known = several * model.head.inputs**2 if method.needs != "nothing" else 0
             most = max(most, method.work.numbers(model.head.weights, model.head.inputs, bits) + known)
         if method.needs == "gradients":
             # One window's activations of the whole model, with their gradients on the way back.
