@@ -79,6 +79,7 @@ def measure(job: Job, ledger: Ledger, root: Path) -> list[dict[str, Any]]:
     if "second" in job.quantities:
         values |= {("second", of): seen for of, seen in _second(model, run, root).items()}
     known = {name: result[name] for name in COLUMNS if name in result}
+    known |= {"weights": spec.weights, "activations": spec.activations}
     return [known | {"quantity": q, "of": of, "value": v, "se": se} for (q, of), (v, se) in values.items()]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import typer
@@ -23,7 +24,7 @@ from typer.testing import CliRunner, Result
 
 from replications.commands import predictor as command
 from replications.precision_predictor import finetune as training
-from replications.precision_predictor.effective import CleanLaw, effective_parameters, effective_sizes
+from replications.precision_predictor.effective import CleanLaw, clean_of_pool, effective_parameters, effective_sizes
 from replications.precision_predictor.figures_predictor import predictor_drawings
 from replications.precision_predictor.finetune import Recipe, finetune, schedule
 from replications.precision_predictor.forms import FREE, as_the_page, choose, fit_form, table_of
@@ -254,6 +255,15 @@ def test_nothing_is_chosen_where_criteria_disagree() -> None:
     assert choice["statement"].startswith(choice["best"] if choice["decided"] else "undecided")
 
 
+def test_five_widths_decide_nothing() -> None:
+    """Exact rows of one form, which AICc names by far: decided on six widths, not on five."""
+    rows = rows_of(LAW["exponential"])
+    six, five = (choose([fit_form(form, table_of(some, "m")) for form in FREE]) for some in (rows, rows[1:]))
+    assert (six["best"], six["decided"]) == (five["best"], True) == ("exponential", True)
+    assert not five["decided"]
+    assert five["statement"].startswith("undecided (nearest: exponential); 5 widths, 6 are the least to decide; AICc:")
+
+
 def test_a_law_needs_widths_that_are_clear() -> None:
     rows = rows_of(LAW["gap"])
     for row in rows[:3]:
@@ -267,9 +277,9 @@ def test_a_law_needs_widths_that_are_clear() -> None:
 # Effective parameters
 
 
-def clean(A: float = 30.0, alpha: float = 0.2) -> CleanLaw:
+def clean(A: float = 30.0, alpha: float = 0.2, smallest_N: float | None = None) -> CleanLaw:
     theta = CHINCHILLA.internal({"A": A, "alpha": alpha, "B": 500.0, "beta": 0.4, "E": 1.0})
-    return CleanLaw(CHINCHILLA, np.stack([theta, theta, theta]), "a law")
+    return CleanLaw(CHINCHILLA, np.stack([theta, theta, theta]), "a law", smallest_N)
 
 
 @settings(max_examples=20, deadline=None)
@@ -312,6 +322,69 @@ def test_summary_of_three_models(tmp_path: Path) -> None:
         write_gallery(tmp_path, predictor_drawings(six_digits(summary)))
     assert [drawing.name for drawing in read_gallery(tmp_path)] == ["penalty", "effective_parameters"]
     assert any("N_eff / N by a law" in line for line in lines(summary))
+
+
+def test_a_size_below_the_fitted_ones_is_extrapolated(tmp_path: Path) -> None:
+    """The boundary falls between two widths; the figure's markers of the widths below it are hollow."""
+    sizes = summarise(rows_of(LAW["gap"]), clean())["models"][0]["n_eff"]
+    assert sizes["smallest_N"] is None
+    assert {one["extrapolated"] for one in sizes["sizes"]} == {None}
+    between = (sizes["sizes"][1]["n_eff"] + sizes["sizes"][2]["n_eff"]) / 2
+    summary = summarise(rows_of(LAW["gap"]), clean(smallest_N=between))
+    assert [one["extrapolated"] for one in summary["models"][0]["n_eff"]["sizes"]] == [True, True] + [False] * 4
+    assert " ".join(lines(summary)).count("(extrapolated)") == 2
+    with style.theme():
+        drawing = predictor_drawings(six_digits(summary))[1]
+    points = [line for line in drawing.figure.axes[0].lines if line.get_marker() == "o"]
+    assert [str(line.get_markerfacecolor()) == "white" for line in points] == [True, True] + [False] * 4
+    assert "Hollow: extrapolated" in drawing.caption
+
+
+def test_the_pool_s_law_knows_its_smallest_model() -> None:
+    cells = [{"N": N, "D": D, "run_id": f"{N}-{D}", "trunk_id": str(N), "phase": phase, "use": "fitted",
+              "loss": 30 * N**-0.2 + 500 * D**-0.4 + 1, "delta": 0.0}
+             for N in (1e5, 2e5, 4e5) for D in (4e6, 8e6, 16e6) for phase in ("cooled",)]  # fmt: skip
+    trunk = {**cells[0], "N": 5e4, "run_id": "trunk", "phase": "trunk"}
+    assert clean_of_pool(pd.DataFrame([*cells, trunk])).smallest_N == 1e5
+
+
+def test_a_model_without_a_law_stops_nothing(tmp_path: Path) -> None:
+    """Two of its widths are clear. The others' summary is as if it were not there."""
+    poor = rows_of(LAW["power"], model="poor")
+    for row in poor[:4]:
+        row["delta_se"] = 1.0
+    poor[0]["delta"] = -1e-4
+    rich = [row for k in range(3) for row in rows_of(LAW["power"], model=f"m{k}")]
+    summary = summarise([*rich, *poor], clean())
+    [lost] = [model for model in summary["models"] if model["model"] == "poor"]
+    assert lost["missing"].startswith("2 bit widths have a penalty clear of zero, 4 are the least")
+    assert "forms" not in lost
+    assert summary["across"] == summarise(rich, clean())["across"]
+    assert summary["across"]["models"] == 3
+    assert summarise([*rich[:12], *poor], clean())["across"] is None
+    said = lines(summary)
+    assert sum(line.startswith("  no law: 2 bit widths") for line in said) == 1
+    assert "(n = 3 with an AICc)" in said[-1]
+    with style.theme():
+        panels = predictor_drawings(six_digits(summary))[0].figure.axes
+    least = min(row["delta"] for row in [*rich, *poor] if row["delta"] > 0)
+    assert all(axes.get_ylim()[0] < least for axes in panels)
+    for some in (summary, summarise(poor, clean())):
+        with style.theme():
+            write_gallery(tmp_path, predictor_drawings(six_digits(some)))
+            assert len(predictor_drawings(six_digits(some))[0].figure.axes) == len(some["models"])
+    with pytest.raises(BitlawError, match="each bit width once"):
+        summarise([*rich, rich[0]])
+
+
+def test_only_finite_leads_are_counted() -> None:
+    rows = [row for k in range(3) for row in rows_of(LAW["power"], model=f"m{k}")]
+    for row in rows[:2]:  # four widths of the first model are clear: no AICc
+        row["delta_se"] = 1.0
+    summary = summarise(rows)
+    assert (summary["across"]["models"], summary["across"]["gap_lead_aicc"]["n"]) == (3, 2)
+    assert "over 3 models" in lines(summary)[-1]
+    assert "(n = 2 with an AICc)" in lines(summary)[-1]
 
 
 def test_summary_says_what_it_lacks() -> None:

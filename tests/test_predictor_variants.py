@@ -4,6 +4,7 @@ Shape letters: S windows or blocks, T positions, O outputs, I inputs, R rows.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import typer
 from ptq_models import CONTEXT, VOCABULARY, tokenizer
 from ptq_models import model as tiny_model
 from torch import nn
+from typer.testing import CliRunner
 
+from replications.commands.engineer import engineer as engineering
+from replications.commands.numerics import numerics as numeric
 from replications.precision_predictor import engineer, low_data, numerics, surface
 from replications.precision_predictor.effective import CleanLaw
 from replications.precision_predictor.figures_predictor import (
@@ -81,6 +86,27 @@ def test_the_page_s_bound_needs_the_whole_interval(
     if verdict == "different":
         assert one["closer_to_1"]["verdict"] == "no"
         saved(low_data_drawings(six_digits(found)), tmp_path)
+
+
+def test_all_arms_are_fitted_to_the_same_widths(tmp_path: Path) -> None:
+    """Penalties with a kink at 8 bits, which is clear in one arm alone: it must not bend that arm's exponent."""
+    rows = low_rows(8.0, 8.0, 0.0)
+    for row in rows:
+        if row["bits"] == 8:
+            row["delta"] *= 0.01
+            row["delta_se"] = row["delta"] * (0.1 if (row["arm"], row["seed"]) == (low_data.LOW, 2) else 1.0)
+    found = low_data.summarise(rows)
+    [model] = found["models"]
+    assert model["bits_used"] == [2, 3, 4, 5, 6]
+    assert model["log"]["low"]["value"] == pytest.approx(8.0, abs=1e-6)
+    assert model["log"]["difference"]["high"] == pytest.approx(0.0, abs=1e-6)
+    assert "clear of zero in all: 2, 3, 4, 5, 6 bits" in low_data.lines(found)[0]
+    saved(low_data_drawings(six_digits(found)), tmp_path)
+    for row in rows:
+        if row["bits"] in (5, 6) and row["seed"] == 0:
+            row["delta_se"] = 1.0
+    with pytest.raises(BitlawError, match=r"3 bit widths .* in both parts of every seed, 4 are the least"):
+        low_data.summarise(rows)
 
 
 def test_arms_are_small_parts_and_the_whole() -> None:
@@ -162,6 +188,25 @@ def test_the_decision(four: float, three: float | None, bits: int | None, said: 
     assert found["bits"] == bits
     assert said in found["why"]
     assert found["cost_of_3"]["value"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("command", "names"), [(engineering, ["000000000000"]), (numeric, ["aaaaaaaaaaaa", "bbb", "ccc"])]
+)
+def test_a_dry_run_of_models_that_do_not_exist_says_so(command: Callable[..., None], names: list[str]) -> None:
+    app = typer.Typer()
+    app.command()(command)
+    found = CliRunner().invoke(app, [*names, "--device", "cpu", "--dry-run"])
+    assert isinstance(found.exception, BitlawError)
+    assert names[0] in str(found.exception)
+    assert not found.output
+
+
+def test_the_engineer_s_figure_says_what_is_scored() -> None:
+    decision = engineer.decide([row(4, 10.0, 0.05), row(3, None, 0.3)], 70.0)
+    with style.theme():
+        [drawing] = engineer_drawings([row(4, 10.0, 0.05), row(3, None, 0.3)], decision)
+    assert "scored with FP32 activations, while the kernel that is timed computes in BF16" in drawing.caption
 
 
 def test_three_bits_where_nothing_is_lost() -> None:
@@ -345,7 +390,15 @@ def test_the_surface_recovers_its_law(tmp_path: Path) -> None:
                 exact = 30 * N**-0.2 + 500 * D**-0.4 + 1
                 lost = surface.penalty(RAW, np.array([N]), np.array([D]), np.array([curve["bits"]]))[0]
                 assert exact + lost * (curve["bits"] < 16) == pytest.approx(curve["loss"], rel=1e-4)
-    saved(surface_drawings(six_digits(found)), tmp_path)
+    drawings = surface_drawings(six_digits(found))
+    saved(drawings, tmp_path)
+    for drawing in drawings[:2]:  # 16 bits lie on 8: drawn last, and dashed
+        for axes in drawing.figure.axes:
+            assert [line.get_label() for line in axes.lines if line.get_linestyle() == "--"] == ["16 bits"]
+            assert axes.lines[-1].get_label() == "16 bits"
+    legend = drawings[2].figure.axes[0].get_legend()
+    assert legend is not None
+    assert [item.get_text() for item in legend.get_texts()][-2:] == ["trained in 3 bits", "rounded to 3 bits after"]
     assert any(line.startswith("3 bits, N = 0.1M") for line in surface.lines(found))
 
 

@@ -46,6 +46,7 @@ def engineer(
     except (OSError, UnicodeDecodeError) as error:
         raise BitlawError(f"--dialog {dialog}: cannot be read as text in UTF-8 ({error})") from error
     if dry_run:
+        open_subject(model, pick(device), revision)  # says so when there is none
         print(
             f"{model}: {rounds * tokens} tokens at each of up to {len(task.PRECISIONS) - 1} precisions, one at a time"
         )

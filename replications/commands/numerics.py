@@ -51,6 +51,8 @@ def numerics(
         raise BitlawError(f"numerics are judged over {test.LEAST} models and more: name {test.LEAST}")
     passes = len(test.variants(seeds)) * (len(BITS) + 1) + 1
     if dry_run:
+        for name in names:
+            open_subject(name, pick(device), revision)  # says so when there is none
         print(f"{len(names)} models, {passes} passes over {windows} windows each")
         return
     settings: dict[str, Any] = {"text": [str(path) for path in text] or dataset, "windows": windows, "seeds": seeds,

@@ -29,15 +29,17 @@ N_BOOT, SEED = 400, 1
 
 @dataclass(frozen=True)
 class CleanLaw:
-    """A law of the loss of unquantized models; `theta` (1 + draws, P), the fitted vector first."""
+    """A law of the loss of unquantized models; `theta` (1 + draws, P), the fitted vector first. `smallest_N` that it
+    was fitted to, where that is known (a published law or a fit of a file does not say)."""
 
     law: Law
     theta: Array
     source: str
+    smallest_N: float | None = None
 
     @classmethod
-    def of(cls, law: Law, found: Fit, source: str) -> "CleanLaw":
-        return cls(law, np.concatenate([found.theta[None], found.draws]), f"{source}, {found.status}")
+    def of(cls, law: Law, found: Fit, source: str, smallest_N: float | None = None) -> "CleanLaw":
+        return cls(law, np.concatenate([found.theta[None], found.draws]), f"{source}, {found.status}", smallest_N)
 
     def loss(self, N: Array | float, D: float) -> Array:
         """(1 + draws,) for N of that shape or one N."""
@@ -58,7 +60,8 @@ def clean_of_pool(rows: pd.DataFrame) -> CleanLaw:
     base = used.assign(loss=used["loss"].astype(float) - used["delta"].astype(float))
     base = base[["N", "D", "loss", "trunk_id"]].sort_values(["N", "D", "trunk_id"], ignore_index=True)
     found = fit(CHINCHILLA, base, n_boot=N_BOOT, seed=SEED, name="unquantized runs")
-    return CleanLaw.of(CHINCHILLA, found, f"Chinchilla's law on {len(base)} cooled runs of ours")
+    source = f"Chinchilla's law on {len(base)} cooled runs of ours"
+    return CleanLaw.of(CHINCHILLA, found, source, float(base["N"].min()))
 
 
 def effective_sizes(clean: CleanLaw, N: float, D: float, delta: float) -> Array:
@@ -83,7 +86,9 @@ def effective_parameters(
     power: float,
     b_train: float,
 ) -> dict[str, Any]:
-    """{"source", "sizes": a row for each width, "eta_prime", "first_order", "residual"}.
+    """{"source", "smallest_N", "sizes": a row for each width, "eta_prime", "first_order", "residual"}.
+
+    `extrapolated` marks a size below the smallest N that the law was fitted to; None where the law does not know it.
 
     `residual` is the root mean square of N_eff less the page's line, over N; `negative_at` the widths at which that
     line leaves no parameters. Intervals are over the law's resamples alone.
@@ -105,11 +110,13 @@ def effective_parameters(
         {
             "bits": float(b), "n_eff": float(sizes_kb[0, i]), "low": float(low_b[i]), "high": float(high_b[i]),
             "share": float(sizes_kb[0, i] / N), "page": float(line_b[i]), "first_order": float(first_b[i]),
+            "extrapolated": None if clean.smallest_N is None else bool(sizes_kb[0, i] < clean.smallest_N),
         }
         for i, b in enumerate(bits)
     ]  # fmt: skip
     return {
         "source": clean.source,
+        "smallest_N": clean.smallest_N,
         "N": N,
         "D": D,
         "sizes": rows,

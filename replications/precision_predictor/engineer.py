@@ -4,6 +4,11 @@ Measured here are latency for each generated token, weights in memory and loss o
 4 bits by the kernels that torch has on this machine; 3 bits have none and are simulated: a loss and no speed. Latencies
 of another runtime come from a file.
 
+The loss of 8, 4 and 3 bits is that of the rounded weights with FP32 activations; the kernels that are timed compute in
+BF16, whose own loss is the row of BF16. Intervals of a p95 take tokens as independent. Load on a shared machine comes
+in bursts that last for many tokens, so that they are too narrow: a row has no times of its rounds, which would have to
+be resampled instead.
+
 Shape letters: T positions.
 """
 
@@ -129,7 +134,7 @@ def token_milliseconds(model: Any, prompt_1T: Tensor, count: int) -> list[float]
 
 def percentile(times: Sequence[float], share: float) -> tuple[float, float, float]:
     """The sample's percentile with a 95 % interval from order statistics (binomial ranks); tokens are taken as
-    independent."""
+    independent, which under load that comes in bursts is too narrow."""
     ordered = np.sort(np.asarray(times))
     low, high = (int(rank) for rank in binom.ppf([0.025, 0.975], len(ordered), share))
     return (

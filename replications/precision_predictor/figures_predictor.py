@@ -13,6 +13,7 @@ from shared.report.figures.gallery import Drawing
 from shared.report.figures.style import FAINT, INK, MARKERS, PALETTE, count_label, empty, tidy, tokens_label
 
 Summary = Mapping[str, Any]
+EXACT = 16  # bits; dashed, because 8 bits lie under it
 FORM_STYLES = {"gap": ("the page's gap", "-"), "exponential": ("exponential", "--"), "power": ("power of bits", ":")}
 
 
@@ -20,34 +21,41 @@ def predictor_drawings(summary: Summary) -> list[Drawing]:
     return [_penalty(summary), _effective(summary)]
 
 
-def _title(model: Summary) -> str:
-    size = "" if model["N"] is None else f", N = {count_label(model['N'])}"
-    tokens = "" if model["D"] is None else f", D = {tokens_label(model['D'])}"
-    return f"{str(model['model']).rsplit('/')[-1]}{size}{tokens}"
+def _title(model: Summary, between: str = ", ") -> str:
+    size = [] if model["N"] is None else [f"N = {count_label(model['N'])}"]
+    tokens = [] if model["D"] is None else [f"D = {tokens_label(model['D'])}"]
+    return between.join([str(model["model"]).rsplit("/")[-1], ", ".join([*size, *tokens])]).removesuffix(between)
 
 
 def _penalty(summary: Summary) -> Drawing:
     models = summary["models"]
-    figure, each = _row(len(models), 3.3)
+    figure, each = _row(len(models), 3.7)
     for axes, model in zip(each, models, strict=True):
-        for number, (name, (label, dashes)) in enumerate(FORM_STYLES.items()):
+        fitted = "missing" not in model
+        for number, (name, (label, dashes)) in enumerate(FORM_STYLES.items() if fitted else ()):
             curve = model["forms"][name]["curve"]
             axes.plot(curve["bits"], curve["delta"], dashes, color=PALETTE[number], lw=1.3, label=label)
         points = model["measured"]
         bits = [point["bits"] for point in points]
         axes.errorbar(bits, [point["delta"] for point in points], yerr=[1.96 * point["delta_se"] for point in points],
                       ls="none", marker="o", ms=4.5, color=INK, elinewidth=0.8, zorder=3, label="measured")  # fmt: skip
-        if model["page"]["status"] == "CONVERGED":
+        if not fitted:
+            axes.annotate("no law: too few widths\nclear of zero", (0.97, 0.95), xycoords="axes fraction", ha="right",
+                          va="top", fontsize=7, color=FAINT)  # fmt: skip
+        elif model["page"]["status"] == "CONVERGED":
             eta, delta = model["page"]["eta"]["value"], model["page"]["delta"]["value"]
             at = np.linspace(min(bits), max(bits), 60)
             axes.plot(at, eta * (summary["b_train"] - at) ** delta, color=FAINT, lw=1.1, label="curve_fit, as the page")
-        positive = [point["delta"] for point in points if point["delta"] > 0]
         axes.set_yscale("log")
-        axes.set_ylim(min(positive) / 3, max(positive) * 3)
-        axes.set(xlabel="bits of a weight", title=_title(model))
+        axes.set_xlabel("bits of a weight")
+        axes.set_title(_title(model, "\n"), fontsize=8)
         tidy(axes)
+    positive = [point["delta"] for model in models for point in model["measured"] if point["delta"] > 0]
+    if positive:  # one range for all panels
+        each[0].set_ylim(min(positive) / 3, max(positive) * 3)
     each[0].set_ylabel("penalty (nats per token)")
-    each[0].legend(frameon=False)
+    handles = max((axes.get_legend_handles_labels() for axes in each), key=lambda both: len(both[1]))
+    figure.legend(*handles, loc="outside lower center", ncols=5 if len(models) > 1 else 3, frameon=False)
     return Drawing(
         "penalty",
         "What rounding costs at each width, with 95 % intervals over windows, and three laws of the bits fitted to the "
@@ -64,24 +72,41 @@ def _effective(summary: Summary) -> Drawing:
         "95 % intervals of that law. Dashes: the page's N - eta' (b_train - b)^delta, fitted to it; dots: eta' by "
         "first order."
     )
+    known = {model["n_eff"]["smallest_N"] for model in models}
+    for smallest in known:
+        caption += (
+            " The sizes that the law was fitted to are not known."
+            if smallest is None
+            else f" Hollow: extrapolated, below {count_label(smallest)}, the smallest N that the law was fitted to."
+        )
     alt = "Effective parameters over N against bits for each model, derived and by the page's form."
     if not models:
         figure = empty("no effective parameters: they need a clean law, and N and D of the model")
         return Drawing("effective_parameters", caption, alt, figure)
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
     axes = figure.subplots()
     for number, model in enumerate(models):
+        marker = MARKERS[number % len(MARKERS)]
         color, rows, N = PALETTE[number % len(PALETTE)], model["n_eff"]["sizes"], model["n_eff"]["N"]
         bits, share = [row["bits"] for row in rows], np.array([row["share"] for row in rows])
         spread = np.abs(np.array([[row["low"], row["high"]] for row in rows]).T / N - share)
-        axes.errorbar(bits, share, yerr=spread, marker=MARKERS[number % len(MARKERS)], ms=4.5, lw=1.2, color=color,
-                      elinewidth=0.8, label=_title(model))  # fmt: skip
+        axes.errorbar(bits, share, yerr=spread, lw=1.2, color=color, elinewidth=0.8)
+        for at, row in zip(bits, rows, strict=True):
+            filled = "white" if row["extrapolated"] else color
+            axes.plot(at, row["share"], ls="none", marker=marker, ms=4.5, color=color, mfc=filled, zorder=3)
         axes.plot(bits, [row["page"] / N for row in rows], "--", color=color, lw=1)
         axes.plot(bits, [row["first_order"] / N for row in rows], ":", color=color, lw=1)
     axes.set_ylim(-0.15, 1.08)
     axes.axhline(0, color=FAINT, lw=0.8)
     axes.set(xlabel="bits of a weight", ylabel="N_eff / N")
-    axes.legend(frameon=False)
+    handles = [
+        *(Line2D([], [], marker=MARKERS[k % len(MARKERS)], ms=4.5, lw=1.2, color=PALETTE[k % len(PALETTE)],
+                 label=_title(model)) for k, model in enumerate(models)),
+        Line2D([], [], ls="none", marker="o", ms=4.5, color=INK, mfc="white", label="extrapolated"),
+        Line2D([], [], ls="--", lw=1, color=INK, label="the page's form, fitted to N_eff"),
+        Line2D([], [], ls=":", lw=1, color=INK, label="the page's form, eta' by first order"),
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     tidy(axes)
     return Drawing("effective_parameters", caption, alt, figure)
 
@@ -101,10 +126,11 @@ def low_data_drawings(summary: Summary) -> list[Drawing]:
     axes.axvspan(-bound, bound, color=FAINT, alpha=0.15, lw=0)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(-0.6, len(labels) - 0.4)
-    axes.set_xlabel("delta after few tokens less delta after all, with 95 % intervals over seeds")
+    axes.set_xlabel("delta after few tokens less delta after all\n(95 % intervals over seeds)")
     tidy(axes)
     caption = (
-        f"The exponent of the gap after fine-tuning on few tokens less that after all. Grey: the bound of {bound}."
+        "The exponent of the gap after fine-tuning on few tokens less that after all. Each fit has the same widths in "
+        f"both parts and all seeds; of the logarithm, those clear of zero in all. Grey: the bound of {bound}."
     )
     return [Drawing("low_data", caption, "Differences of exponents with intervals, against the bound.", figure)]
 
@@ -140,7 +166,9 @@ def engineer_drawings(rows: Sequence[Summary], decision: Summary) -> list[Drawin
         tidy(axes)
     caption = (
         "A generated token's latency on this machine at each precision with a kernel, against the bound (dashes; "
-        "diamonds: another runtime's), and what each costs on a short dialog for its memory, with 95 % intervals."
+        "diamonds: another runtime's), and what each costs on a short dialog for its memory, with 95 % intervals. "
+        "Integers are scored with FP32 activations, while the kernel that is timed computes in BF16. Intervals of the "
+        "p95 take tokens as independent: load comes in bursts, so that they are too narrow."
     )
     return [Drawing("engineer", caption, "Latency of each precision, and loss against memory.", figure)]
 
@@ -175,7 +203,8 @@ def surface_drawings(summary: Summary) -> list[Drawing]:
 def _iso(summary: Summary) -> Drawing:
     caption = (
         "Iso-loss curves of L_PTQ(N, D, b): the N that reaches a loss with D tokens, when the weights are used in so "
-        "many bits. Where a curve turns up, more tokens need more parameters: rounding takes back what they gave."
+        "many bits (dashes: 16, over 8). Where a curve turns up, more tokens need more parameters: rounding takes back "
+        "what they gave."
     )
     alt = "Curves of N against D at three losses, one line style for each bit width."
     iso = summary["iso_loss"]
@@ -187,7 +216,7 @@ def _iso(summary: Summary) -> Drawing:
         widths = [curve for curve in iso["curves"] if curve["loss"] == level]
         for number, curve in enumerate(widths):
             N = np.array([np.nan if value is None else value for value in curve["N"]])
-            axes.plot(curve["D"], N, color=PALETTE[number], lw=1.3, label=f"{curve['bits']:g} bits")
+            axes.plot(curve["D"], N, _dashes(curve), color=PALETTE[number], lw=1.3, label=f"{curve['bits']:g} bits")
         axes.set(yscale="log", title=f"loss {level:.2f}")
         _tokens(axes)
         tidy(axes)
@@ -198,7 +227,8 @@ def _iso(summary: Summary) -> Drawing:
 
 def _along(summary: Summary) -> Drawing:
     caption = (
-        "The surface along D at each N: loss of the model when its weights are used in so many bits (page's full law)."
+        "The surface along D at each N: loss of the model when its weights are used in so many bits (page's full law; "
+        "dashes: 16 bits, over 8)."
     )
     alt = "Loss against D at each size, one colour for each bit width."
     iso = summary["iso_loss"]
@@ -209,7 +239,8 @@ def _along(summary: Summary) -> Drawing:
     exact = [loss for curve in iso["along_D"] if curve["bits"] == 16 for loss in curve["loss"]]
     for axes, N in zip(each, sizes, strict=True):
         for number, curve in enumerate(c for c in iso["along_D"] if c["N"] == N):
-            axes.plot(curve["D"], curve["loss"], color=PALETTE[number], lw=1.3, label=f"{curve['bits']:g} bits")
+            axes.plot(curve["D"], curve["loss"], _dashes(curve), color=PALETTE[number], lw=1.3,
+                      label=f"{curve['bits']:g} bits")  # fmt: skip
         axes.set(title=f"N = {count_label(N)}")
         _tokens(axes)
         axes.set_ylim(min(exact) - 0.1, max(exact) + 1.0)
@@ -217,6 +248,10 @@ def _along(summary: Summary) -> Drawing:
     each[0].set_ylabel("loss (nats per token)")
     figure.legend(*each[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return Drawing("surface", caption, alt, figure)
+
+
+def _dashes(curve: Summary) -> str:
+    return "--" if curve["bits"] == EXACT else "-"
 
 
 def _from_scratch(summary: Summary) -> Drawing:
@@ -238,6 +273,8 @@ def _from_scratch(summary: Summary) -> Drawing:
         _points(axes, mine, "rounded", PALETTE[number], MARKERS[number], False)
     handles = [Line2D([], [], ls="none", marker=MARKERS[k], color=PALETTE[k], label=f"N = {count_label(N)}")
                for k, N in enumerate(sizes)]  # fmt: skip
+    handles += [Line2D([], [], ls="none", marker="o", color=INK, mfc=mfc, label=label)
+                for mfc, label in ((INK, "trained in 3 bits"), ("white", "rounded to 3 bits after"))]  # fmt: skip
     axes.legend(handles=handles, frameon=False)
     axes.set(yscale="log", ylabel="loss over the unquantized run (nats per token)")
     _tokens(axes)

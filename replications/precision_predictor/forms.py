@@ -27,6 +27,7 @@ from shared.laws.law import Array, Law
 
 RECIPE, N_STARTS, SEED = "least-squares-log", 16, 1
 LEAST_WIDTHS = 4  # three to fit two constants with something left, one to predict
+LEAST_TO_DECIDE = 6  # widths; of five, one with a large error of its own names the form (a choice of ours)
 DECIDED = 2.0  # of AICc: "substantial support" ends there (Burnham and Anderson 2002, section 2.6)
 CLEAR = 2.0  # standard errors above zero from which a delta has a logarithm worth fitting
 
@@ -78,21 +79,34 @@ def columns_of(law: Law, bits: Array) -> dict[str, Array]:
     return {name: np.asarray(bits, dtype=float) if name == "bits" else ones for name in law.inputs}
 
 
-def table_of(rows: Sequence[Mapping[str, Any]], name: str) -> pd.DataFrame:
+def widths_of(rows: Sequence[Mapping[str, Any]], name: str) -> pd.DataFrame:
     """bits, loss, delta and delta_se of one model's rows, from few bits to many, and whether delta is `clear` of zero.
 
-    Raises BitlawError for a width that stands twice, and under four widths clear of zero.
+    Raises BitlawError for a width that stands twice.
     """
     table = pd.DataFrame([{key: float(row[key]) for key in ("bits", "loss", "delta", "delta_se")} for row in rows])
     if table.empty or table["bits"].duplicated().any():
         raise BitlawError(f"{name}: a penalty law needs rows of one model, each bit width once")
     table["clear"] = table["delta"] > CLEAR * table["delta_se"]
-    if table["clear"].sum() < LEAST_WIDTHS:
-        raise BitlawError(
-            f"{name}: {table['clear'].sum()} bit widths have a penalty clear of zero, {LEAST_WIDTHS} are the least: "
-            "measure more windows or fewer bits"
-        )
     return table.assign(N=1.0, D=1.0).sort_values("bits", ignore_index=True)
+
+
+def lacking(table: pd.DataFrame) -> str:
+    """Why no law can be fitted to a table of `widths_of`, or nothing."""
+    if table["clear"].sum() >= LEAST_WIDTHS:
+        return ""
+    return (
+        f"{table['clear'].sum()} bit widths have a penalty clear of zero, {LEAST_WIDTHS} are the least: "
+        "measure more windows or fewer bits"
+    )
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], name: str) -> pd.DataFrame:
+    """`widths_of` what a law can be fitted to. Raises BitlawError as it does, and under four widths clear of zero."""
+    table = widths_of(rows, name)
+    if reason := lacking(table):
+        raise BitlawError(f"{name}: {reason}")
+    return table
 
 
 def fit_form(name: str, table: pd.DataFrame, b_train: float = B_TRAIN) -> Form:
@@ -182,8 +196,10 @@ def as_the_page(table: pd.DataFrame, base_loss: float, b_train: float = B_TRAIN)
 def choose(forms: Sequence[Form]) -> dict[str, Any]:
     """{"best", "decided", "statement"}: decided when AICc (by more than 2) and the widths left out name the same form.
 
-    Under five widths there is no AICc, and a single model's widths left out decide nothing.
+    Under five widths there is no AICc, and under six nothing is decided: the logarithms are not weighted, so that of
+    so few points one with a large error of its own can name the form.
     """
+    widths = len(forms[0].bits)
     by_unseen = sorted(forms, key=lambda form: form.unseen_error)
     by_aicc = sorted(forms, key=lambda form: form.aicc)
     error = ", ".join(f"{form.name} {form.unseen_error:.3g}" for form in by_unseen)
@@ -191,8 +207,9 @@ def choose(forms: Sequence[Form]) -> dict[str, Any]:
         best, decided, why = by_unseen[0].name, False, "under five widths there is no AICc"
     else:
         best, lead = by_aicc[0].name, by_aicc[1].aicc - by_aicc[0].aicc
-        decided = lead > DECIDED and by_unseen[0].name == best
+        decided = widths >= LEAST_TO_DECIDE and lead > DECIDED and by_unseen[0].name == best
         others = ", ".join(f"{form.name} +{form.aicc - by_aicc[0].aicc:.3g}" for form in by_aicc[1:])
-        why = f"AICc: {best}, {others}"
+        few = f"{widths} widths, {LEAST_TO_DECIDE} are the least to decide; " if widths < LEAST_TO_DECIDE else ""
+        why = f"{few}AICc: {best}, {others}"
     said = best if decided else f"undecided (nearest: {best})"
     return {"best": best, "decided": decided, "statement": f"{said}; {why}; |ln error| of a width left out: {error}"}

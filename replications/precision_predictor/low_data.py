@@ -3,6 +3,7 @@
 It asks for |delta_low - delta_full| > 0.2 "to claim significance", and whether delta comes closer to 1. Here both parts
 are fine-tuned from the same model with several seeds, each with an order and a small part of its own, and the mean
 difference over seeds has Student's interval: wholly beyond 0.2 on either side is a difference, wholly within is none.
+All are fitted to the same widths, because the exponent depends on them: those whose penalty is clear of zero in each.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from replications.precision_predictor.finetune import Recipe, finetune, schedule
-from replications.precision_predictor.forms import as_the_page, fit_form, table_of
+from replications.precision_predictor.forms import LEAST_WIDTHS, as_the_page, fit_form, widths_of
 from replications.precision_predictor.measure import BITS, estimates, losses_of, rounded_losses
 from replications.precision_predictor.predictor import student_interval
 from shared.errors import BitlawError
@@ -77,9 +78,10 @@ def measure(model: Any, arm: Arm, recipe: Recipe, text: Windows, tell: Callable[
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     """{"models": [...]}: for each model the exponents of both parts, their difference over seeds, and the verdict, by
-    the fit of the logarithm (`log`) and by the page's curve_fit (`page`).
+    the fit of the logarithm (`log`, to the widths of `bits_used`) and by the page's curve_fit (`page`, to all widths).
 
-    Raises BitlawError without rows and for a model with fewer than two seeds that have both parts.
+    Raises BitlawError without rows, for a model with fewer than two seeds that have both parts, and with fewer than
+    four widths that are clear of zero in all of these.
     """
     if not rows:
         raise BitlawError("no row of the low-data test is there: run `bitlaw low-data` first")
@@ -94,12 +96,24 @@ def _model(name: str, rows: Sequence[Row]) -> dict[str, Any]:
     seeds = sorted(seed for arm, seed in grouped if arm == LOW and (FULL, seed) in grouped)
     if len(seeds) < 2:
         raise BitlawError(f"{name}: the low-data test needs both parts of two seeds; {len(seeds)} are there")
+    tables = {
+        (arm, seed): widths_of(grouped[arm, seed], f"{name}, {arm}, seed {seed}")
+        for arm in (LOW, FULL)
+        for seed in seeds
+    }
+    used = sorted(set.intersection(*(set(table["bits"][table["clear"]]) for table in tables.values())))
+    if len(used) < LEAST_WIDTHS:
+        raise BitlawError(
+            f"{name}: {len(used)} bit widths have a penalty clear of zero in both parts of every seed, {LEAST_WIDTHS} "
+            "are the least: measure more windows"
+        )
     exponents: dict[str, dict[str, list[float]]] = {"log": {LOW: [], FULL: []}, "page": {LOW: [], FULL: []}}
     about: dict[str, Any] = {}
     for arm in (LOW, FULL):
         for seed in seeds:
             some = grouped[arm, seed]
-            table = table_of(some, f"{name}, {arm}, seed {seed}")
+            table = tables[arm, seed]
+            table = table.assign(clear=table["bits"].isin(used))
             value = fit_form("gap", table).constants["delta"]["value"]
             assert value is not None
             exponents["log"][arm].append(value)
@@ -114,7 +128,8 @@ def _model(name: str, rows: Sequence[Row]) -> dict[str, Any]:
                 for i, row in enumerate(mine[0])
             },
         }
-    return {"model": name, "seeds": len(seeds), **about, **{way: _judged(both) for way, both in exponents.items()}}
+    judged = {way: _judged(both) for way, both in exponents.items()}
+    return {"model": name, "seeds": len(seeds), "bits_used": used, **about, **judged}
 
 
 def _judged(both: dict[str, list[float]]) -> dict[str, Any]:
@@ -144,7 +159,11 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     said = []
     for model in summary["models"]:
         sizes = {arm: f"{model[arm]['tokens']:,}" for arm in (LOW, FULL)}
-        said.append(f"{model['model']}: {sizes[LOW]} tokens against {sizes[FULL]}, {model['seeds']} seeds")
+        used = ", ".join(f"{bits:g}" for bits in model["bits_used"])
+        said.append(
+            f"{model['model']}: {sizes[LOW]} tokens against {sizes[FULL]}, {model['seeds']} seeds, fitted to the "
+            f"widths that are clear of zero in all: {used} bits"
+        )
         for way, what in (("log", "of the logarithm"), ("page", "the page's curve_fit")):
             one = model[way]
             ends = {key: f"{one[key]['value']:.3f} [{one[key]['low']:.3f}, {one[key]['high']:.3f}]"

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from replications.precision_predictor.effective import CleanLaw, effective_parameters
-from replications.precision_predictor.forms import FREE, Form, as_the_page, choose, fit_form, table_of
+from replications.precision_predictor.forms import FREE, Form, as_the_page, choose, fit_form, lacking, widths_of
 from replications.precision_predictor.law import B_TRAIN
 from shared.errors import BitlawError
 
@@ -35,10 +35,11 @@ def student_interval(values: Sequence[float]) -> dict[str, Any]:
 
 
 def summarise(rows: Sequence[Row], clean: CleanLaw | None = None, b_train: float = B_TRAIN) -> dict[str, Any]:
-    """{"b_train", "models": [...], "across": ...}, plain values; `across` is None under three models.
+    """{"b_train", "models": [...], "across": ...}, plain values; `across` is None under three models with a law.
 
-    N_eff needs a clean law, and N and D in the rows; a model without them says so. Raises BitlawError without rows and
-    for a model whose rows make no law (forms.table_of).
+    N_eff needs a clean law, and N and D in the rows; a model without them says so. A model with too few widths clear of
+    zero has {"missing": reason} in place of its laws and is not in `across`. Raises BitlawError without rows and for a
+    width that a model has twice.
     """
     if not rows:
         raise BitlawError("no row of the predictor is there: run `bitlaw predictor` first")
@@ -49,25 +50,37 @@ def summarise(rows: Sequence[Row], clean: CleanLaw | None = None, b_train: float
     for key, some in sorted(grouped.items()):
         found, forms = _model(some, clean, b_train, key[0])
         models.append(found)
-        fitted.append(forms)
-    return {"b_train": b_train, "models": models, "across": _across(models, fitted)}
+        if forms:
+            fitted.append(forms)
+    across = _across([model for model in models if "missing" not in model], fitted)
+    return {"b_train": b_train, "models": models, "across": across}
 
 
 def _model(
     rows: Sequence[Row], clean: CleanLaw | None, b_train: float, name: str
 ) -> tuple[dict[str, Any], dict[str, Form]]:
     first = rows[0]
-    table = table_of(rows, name)
+    table = widths_of(rows, name)
     base = float(first["base_loss"])
+    N, D = (float(first[key]) if first[key] is not None else None for key in ("N", "D"))
+    about = {
+        **{key: first[key] for key in ("model", "text", "finetuned_tokens", "method", "group_size", "windows")},
+        "N": N,
+        "D": D,
+        "base_loss": base,
+        "base_loss_se": float(first["base_loss_se"]),
+        "measured": table[["bits", "loss", "delta", "delta_se", "clear"]].to_dict("records"),
+    }
+    if reason := lacking(table):
+        return {**about, "missing": reason, "n_eff": {"missing": "without a law of the penalty there is no eta'"}}, {}
     forms = {form: fit_form(form, table, b_train) for form in FREE}
     least = min((form.aicc for form in forms.values()), default=float("nan"))
     bits = np.linspace(table["bits"].min(), table["bits"].max(), CURVE)
-    N, D = (float(first[key]) if first[key] is not None else None for key in ("N", "D"))
     gap = forms["gap"].constants
     sizes: dict[str, Any] = {}
     if clean is None or N is None or D is None:
-        lacking = "a clean law (--base-law)" if clean is None else "the tokens it was trained on (--D)"
-        sizes = {"missing": f"the effective parameters need {lacking}"}
+        needed = "a clean law (--base-law)" if clean is None else "the tokens it was trained on (--D)"
+        sizes = {"missing": f"the effective parameters need {needed}"}
     else:
         eta, power = (gap[key]["value"] for key in ("eta", "delta"))
         assert eta is not None
@@ -75,14 +88,8 @@ def _model(
         sizes = effective_parameters(
             clean, N, D, list(table["bits"]), list(table["delta"]), float(eta), float(power), b_train
         )
-    about = {key: first[key] for key in ("model", "text", "finetuned_tokens", "method", "group_size", "windows")}
     return {
         **about,
-        "N": N,
-        "D": D,
-        "base_loss": base,
-        "base_loss_se": float(first["base_loss_se"]),
-        "measured": table[["bits", "loss", "delta", "delta_se", "clear"]].to_dict("records"),
         "page": as_the_page(table, base, b_train),
         "forms": {
             key: {
@@ -110,6 +117,7 @@ def _across(models: list[dict[str, Any]], fitted: list[dict[str, Form]]) -> dict
     error = [forms["gap"].unseen_error - min(forms[name].unseen_error for name in others) for forms in fitted]
     chosen = [model["choice"]["best"] if model["choice"]["decided"] else "undecided" for model in models]
     return {
+        "models": len(fitted),
         "gap_lead_aicc": student_interval([one for one in lead if np.isfinite(one)]),
         "gap_excess_unseen_error": student_interval(error),
         "chosen": {name: chosen.count(name) for name in sorted(set(chosen))},
@@ -132,6 +140,9 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
         said.append(
             f"{model['model']}, {model['method']}: L_base {model['base_loss']:.4f} +- {model['base_loss_se']:.4f}"
         )
+        if "missing" in model:
+            said.append(f"  no law: {model['missing']}")
+            continue
         page, gap = model["page"], model["forms"]["gap"]["constants"]
         if page["status"] == "CONVERGED":
             said.append(f"  the page's curve_fit: eta {_shown(page['eta'])}, delta {_shown(page['delta'])}")
@@ -148,7 +159,10 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
         if "missing" in sizes:
             said.append(f"  {sizes['missing']}")
             continue
-        each = ", ".join(f"{one['bits']:g} bits {one['share']:.3f}" for one in sizes["sizes"])
+        each = ", ".join(
+            f"{one['bits']:g} bits {one['share']:.3f}{' (extrapolated)' if one['extrapolated'] else ''}"
+            for one in sizes["sizes"]
+        )
         said.append(f"  N_eff / N by {sizes['source']}: {each}")
         said.append(
             f"  eta' {_shown(sizes['eta_prime'])} (first order {_shown(sizes['first_order'])}); the page's line misses "
@@ -162,8 +176,8 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     across = summary["across"]
     if across:
         said.append(
-            f"over {len(summary['models'])} models: AICc lead of the gap {_shown(across['gap_lead_aicc'])}; "
-            f"chosen: {across['chosen']}"
+            f"over {across['models']} models: AICc lead of the gap {_shown(across['gap_lead_aicc'])} "
+            f"(n = {across['gap_lead_aicc']['n']} with an AICc); chosen: {across['chosen']}"
         )
     return said
 
