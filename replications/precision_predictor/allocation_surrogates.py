@@ -2,7 +2,8 @@
 
 The page's guidance map G_ij = |d2L / dw_i dw_j| has a number for each pair of weights. For some hundred weights it can
 be had (sensitivity.py, `second_derivatives`), and the best allocation by it found: the others are judged against that.
-The rows are rounded to nearest with one scale each, everything else stays as it is, and only codes are counted.
+The rows are rounded to nearest with one scale each, and everything else stays as it is. All take the same bits, codes
+of weights and of widths together: uniform widths need none of the latter. Scales are the same for all.
 
   exact           least d H d / 2 over all allocations that exchanging bits between two units can reach
   hessian_blocks  least sum of d H d over units: pairs inside a unit only
@@ -12,6 +13,7 @@ and those of allocating.py that work on units of a row.
 Shape letters: n weights, U units, E weights of a unit, B widths, S windows, O outputs, I inputs.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +29,7 @@ from shared.evaluate.losses import paired
 from shared.quantize.quantizer import fake_quantize
 
 WEIGHTS = 512  # at most, whose second derivatives are found
-GROUP = 8  # weights of a unit
+GROUP = 32  # weights of a unit: the code of its width costs .09 bits a weight
 TEXT_WINDOWS = 4
 CRITERIA = (
     *("exact", "hessian_blocks", "page", "block", "fisher", "fisher_position"),
@@ -146,9 +148,11 @@ def inside_rows(part: Part) -> float:
 def _widths(part: Part, known: Curvature, name: str, average: float, widths: Widths) -> Integers:
     """Whole widths only: what a seam would spend is left, fewer bits than a unit has weights."""
     units, sizes_U = part.units, part.units.sizes_U
-    code_bits = int(average * units.weights) // GROUP * GROUP
+    whole_bits = int(average * units.weights)
     if name == "uniform":
-        return uniform(sizes_U, widths.b_min, widths.b_max, code_bits).widths_U
+        return uniform(sizes_U, widths.b_min, widths.b_max, whole_bits // GROUP * GROUP).widths_U
+    stored = len(sizes_U) * math.ceil(math.log2(len(widths.all)))
+    code_bits = max((whole_bits - stored) // GROUP * GROUP, widths.b_min * units.weights)
     if name == "magnitude":
         squares_U = units.sums([numbers(part.weight_OI.square())])
         errors_UB = squares_U[:, None] * 4.0 ** -np.array(widths.all, dtype=np.float64)

@@ -85,8 +85,8 @@ def _kept(summary: Summary) -> Drawing:
     caption = (
         "On some hundred weights of one small matrix, whose second derivatives are exact: the share of the best "
         "allocation's fall of d H d / 2 below uniform widths that each cheaper criterion keeps, with 95 % intervals "
-        "over checkpoints; codes of widths are not counted here, and no gain of the loss itself can be seen. `page` "
-        "takes the row sums of |d2L / dw_i dw_j|."
+        "over checkpoints, at equal bits with the codes of widths counted. `page` takes the row "
+        "sums of |d2L / dw_i dw_j|."
     )
     alt = "Share of the exact allocation's gain kept by each criterion, at each budget."
     if not rows:
