@@ -27,6 +27,7 @@ COLUMNS = (
     "run_id", "size", "corpus", "n_blocks", "tokens", "cooled", "seed", "weights", "activations", "quantity", "of",
     "value", "se", "numerics_version",
 )  # fmt: skip
+KEY = ("run_id", "quantity", "of")
 WINDOWS = 64
 SECOND = {"python": "english", "english": "python"}
 SECOND_CELLS = tuple(Cell("rtn", form, "channel") for form in ("INT4", "INT3", "INT2"))

@@ -128,7 +128,7 @@ def finish(
 
 
 @contextmanager
-def bar(total: int) -> Iterator[Callable[[str], None]]:
+def bar(total: int, first: str = "starting") -> Iterator[Callable[[str], None]]:
     """A bar on a terminal, a line for each new description elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -137,7 +137,7 @@ def bar(total: int) -> Iterator[Callable[[str], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     last = ""
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        task = bars.add_task("starting", total=max(total, 1))
+        task = bars.add_task(first, total=max(total, 1))
 
         def tell(what: str) -> None:
             nonlocal last

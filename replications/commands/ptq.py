@@ -2,8 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -306,6 +305,7 @@ def _measure(
     """Every cell that is not there yet; returns the losses (S,) of the model as it is."""
     import gc
 
+    from replications.commands.measured import bar
     from shared.ptq.cells import row_of, window_losses
     from shared.ptq.cost import batch_of
     from shared.ptq.methods import find_method
@@ -317,7 +317,7 @@ def _measure(
     batches = -(-len(found.evaluation) // batch)
     steps = batches + len(body.groups) + bool(head)
     base_S = results.base()
-    with _progress(steps * len(todo) + (batches if base_S is None else 0)) as tell:
+    with bar(steps * len(todo) + (batches if base_S is None else 0), "opening the model") as tell:
         if base_S is None:
             base_S = window_losses(open_model(source, device), found.evaluation, batch, lambda: tell("unquantized"))
             results.keep_base(base_S, settings)
@@ -340,28 +340,6 @@ def _measure(
             results.keep(cell, row)
             del loaded
     return base_S
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal, a line for each cell elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    last = ""
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        task = bars.add_task("opening the model", total=total)
-
-        def tell(what: str) -> None:
-            nonlocal last
-            if what != last and not console.is_terminal:
-                print(what, file=sys.stderr)
-            last = what
-            bars.update(task, description=what, advance=1)
-
-        yield tell
 
 
 def _write(

@@ -24,15 +24,16 @@ def statistics(
     """
     from rich.progress import track
 
+    from replications.commands.measured import write_rows
     from replications.commands.train import expected, folders, warn
-    from replications.mechanism import COLUMNS, jobs, measure
+    from replications.mechanism import COLUMNS, KEY, jobs, measure
     from shared.sweep.ledger import Ledger
-    from shared.sweep.tables import locked, read_table, write_table
+    from shared.sweep.tables import locked, read_table
 
     want = expected(profile, paper, None)
     reports, build = folders(want, reports, build)
     ledger = Ledger(build)
-    have = read_table(reports / FILE, COLUMNS, ("run_id", "quantity", "of"))
+    have = read_table(reports / FILE, COLUMNS, KEY)
     todo: list[Job] = jobs(want, ledger, {key[:2] for key in have}, warn)
     print(f"{profile}: {len(todo)} checkpoints to look into, about {2 * len(todo)} s")
     if dry_run:
@@ -40,14 +41,6 @@ def statistics(
     for job in track(todo, description="statistics", disable=not todo):
         rows: list[dict[str, Any]] = measure(job, ledger, Path())
         with locked(reports):
-            known = read_table(reports / FILE, COLUMNS, ("run_id", "quantity", "of"))
-            known |= {(str(row["run_id"]), str(row["quantity"]), str(row["of"])): texts(row) for row in rows}
-            write_table(reports / FILE, COLUMNS, known)
+            write_rows(reports / FILE, COLUMNS, KEY, rows)
     if todo:
         print(f"{profile}: table {reports / FILE}")
-
-
-def texts(row: dict[str, Any]) -> dict[str, str]:
-    from shared.sweep.tables import cell_text
-
-    return {name: cell_text(value) for name, value in row.items()}

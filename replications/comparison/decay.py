@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from replications.comparison.inside import geometric
 from shared.laws.law import Array
 
 SCHEDULES = ("constant", "cooldown", "cosine")
@@ -99,7 +100,6 @@ def _decayed(schedule: str, method: str, form: str, both: pd.DataFrame) -> list[
     if len(both) < 2:
         return []
     logs = np.log(both["delta"].to_numpy(float) / both["delta_constant"].to_numpy(float))
-    half = float(student.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs)))
-    ends = (float(np.exp(logs.mean() + step)) for step in (0.0, -half, half))
-    ratio = Answer("decayed", schedule, method, form, len(logs), " ".join(sorted(set(both["size"]))), *ends)
+    sizes = " ".join(sorted(set(both["size"])))
+    ratio = Answer("decayed", schedule, method, form, len(logs), sizes, *geometric(logs))
     return [ratio, *_slope("growth", schedule, method, form, both, logs)]

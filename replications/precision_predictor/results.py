@@ -58,7 +58,7 @@ def write(reports: Path) -> list[Path]:
             summaries[name] = found
             write_json(folder / f"{name}.json", found)
     # Figures are of the files: six digits, as everybody else reads them.
-    drawn = {name: DRAWINGS[name](read_json(folder / f"{name}.json")) for name in summaries if name in DRAWINGS}
+    drawn = {name: DRAWINGS[name](read_json(folder / f"{name}.json")) for name in summaries}
     with style.theme():
         gallery = write_gallery(folder, [drawing for some in drawn.values() for drawing in some])
     write_json(reports / EVIDENCE, {name: asdict(item) for name, item in evidence(summaries).items()})
