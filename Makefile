@@ -14,7 +14,7 @@ UNLOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cubla
 ANALYSIS := fit compare methods trained predictor claims claims_published claims_page claims_guide figures \
   figures_compression_laws figures_qat_scaling figures_capybara_fp report
 
-.PHONY: install data repro regenerate stale test bench lint types check lock clean
+.PHONY: install data repro regenerate stale test bench lint types check order lock clean
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 repro: $(READY) data  ## everything: corpus, smoke training, fits, figures, claims, report
@@ -33,6 +33,9 @@ stale: $(READY)  ## fails when a committed result no longer matches what it was 
 
 check: $(READY)
 	bitlaw check
+
+order: $(READY)  ## fails when a claim is younger in git than the rows that decide it; needs the whole history
+	bitlaw check --order
 
 data: $(READY)
 	bitlaw data build --check

@@ -19,6 +19,7 @@ from shared.laws.study import FITTED as FITTED_ROWS
 from shared.laws.study import select
 from shared.laws.tables import MEASUREMENTS, RUNS, Kind, read_pool, read_table
 from shared.report import goldens, metrics, page
+from shared.report.evidence import read_seen
 from shared.report.figures import style
 from shared.report.figures.gallery import read_gallery, write_gallery
 from shared.report.figures.paper import PHASES, Material
@@ -268,18 +269,25 @@ def differences(reports: Path) -> tuple[int, list[goldens.Difference], bool]:
     golden, inputs = goldens.read_goldens(reports / "goldens.json")
     present = fits(reports)
     tolerances = goldens.read_tolerances(HERE / "tolerances.yaml")
-    fresh = goldens.quantities(present)
+    fresh = _quantities(reports, present)
     return len(golden), goldens.compare(golden, fresh, tolerances), _inputs(present) == inputs
 
 
 def update_goldens(reports: Path) -> int:
     """Write the present results as goldens; returns how many. Raises BitlawError when nothing is fitted yet."""
     present = fits(reports)
-    fresh = goldens.quantities(present)
+    fresh = _quantities(reports, present)
     if not fresh:
         raise BitlawError(f"{reports}: nothing is fitted yet, so there is nothing to record; run `dvc repro` first")
     goldens.write_goldens(reports / "goldens.json", fresh, _inputs(present))
     return len(fresh)
+
+
+def _quantities(reports: Path, present: list[PaperFit]) -> dict[str, goldens.Quantity]:
+    found = goldens.quantities(present)
+    for path in sorted(reports.glob("*/evidence.json")):
+        found |= goldens.of_evidence(read_seen(path))
+    return found
 
 
 def _inputs(present: list[PaperFit]) -> goldens.Inputs:

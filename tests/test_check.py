@@ -184,3 +184,18 @@ def test_a_misspelt_tolerance_is_bad_input(tmp_path: Path) -> None:
     write_text(tmp_path / "tolerances.yaml", text.replace("relative: 0.02", "relativ: 0.02"))
     with pytest.raises(BitlawError, match="relativ"):
         goldens.read_tolerances(tmp_path / "tolerances.yaml")
+
+
+def test_what_claims_are_judged_on_is_held_too(reports: Path) -> None:
+    def item(value: float, low: float = 0.8) -> dict[str, Any]:
+        return {"value": value, "low": low, "high": 1.1, "scale": "", "note": "", "label": "", "trunks": 3}
+
+    path = reports / "comparison" / "evidence.json"
+    write_json(path, {"pool/trained/frantar/eff/W3": item(0.9)})
+    results.update_goldens(reports)
+    assert check(reports).exit_code == 0
+    write_json(path, {"pool/trained/frantar/eff/W3": item(0.9, low=0.7)})
+    done = check(reports)
+    assert done.exit_code == 1
+    assert "pool/trained/frantar/eff/W3 low" in done.output
+    assert "1 results differ" in done.output

@@ -14,6 +14,7 @@ ReportsFolder = Annotated[Path, typer.Option("--reports", help="folder of the ta
 Paper = Annotated[str, typer.Argument(help="a folder of replications/, such as kumar_precision")]
 Show = Annotated[bool, typer.Option("--show", help="print what the last report says, write nothing")]
 Update = Annotated[bool, typer.Option("--update", help="make the present results the goldens")]
+Order = Annotated[bool, typer.Option("--order", help="compare claims with their rows: which is older in git")]
 
 REPORTS = Path("reports")
 
@@ -46,13 +47,16 @@ def report(reports: ReportsFolder = REPORTS, show: Show = False) -> None:
     print(f"report: {target}")
 
 
-def check(reports: ReportsFolder = REPORTS, update: Update = False) -> None:
+def check(reports: ReportsFolder = REPORTS, update: Update = False, order: Order = False) -> None:
     """Compare the results with reports/goldens.json; exit 1 when one is out of tolerance, missing or new."""
     from rich.console import Console
     from rich.table import Table
 
     from replications import results
 
+    if order:
+        _check_order()
+        return
     if update:
         n = results.update_goldens(reports)
         print(f"{reports / 'goldens.json'}: {n} quantities")
@@ -72,6 +76,27 @@ def check(reports: ReportsFolder = REPORTS, update: Update = False) -> None:
     if not same_tables:
         print("the goldens were made from other inputs: judge the change, then `bitlaw check --update`")
     raise typer.Exit(1)
+
+
+def _check_order() -> None:
+    """Exit 1 when a claim's region is younger in git than the rows that decide it, and precedence.yaml says nothing."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from replications.precedence import SETTINGS, orders
+
+    found = orders(Path())
+    wrong = [item for item in found if not item.right]
+    table = Table("claim", "stated in", "first row in", "why later", title="claims and the rows that decide them")
+    for item in wrong or [item for item in found if item.excuse]:
+        table.add_row(item.claim, item.stated, item.measured or "no row yet", item.excuse or "")
+    if table.row_count:
+        Console().print(table)
+    first = sum(item.before for item in found)
+    print(f"check: {first} of {len(found)} claims stated before their rows, the others said to be later in {SETTINGS}")
+    if wrong:
+        print(f"{len(wrong)} listed above are not: state the reason under 'after' there, or take it away")
+        raise typer.Exit(1)
 
 
 def exponents(fit: "PaperFit") -> "Table":

@@ -1,7 +1,7 @@
 """Freshly regenerated results against committed goldens, within stated tolerances.
 
-Only quantities that the data pin down are compared: elasticities with their intervals, predictions at stated points,
-held-out errors and counts of rows. Bare constants of a law are not: they trade off against each other.
+Only quantities that the data pin down are compared: elasticities and what else claims are judged on, with intervals,
+predictions at stated points, held-out errors and counts of rows. Bare constants of a law are not: they trade off against each other.
 """
 
 import math
@@ -15,6 +15,7 @@ from pydantic import Field
 from shared.errors import BitlawError
 from shared.files import read_json, write_json
 from shared.laws.settings import Strict, read_settings
+from shared.report.evidence import Seen
 from shared.report.figures.style import tokens_label
 from shared.report.results import PaperFit, Part
 
@@ -62,6 +63,17 @@ def quantities(fits: list[PaperFit]) -> dict[str, Quantity]:
         for part in fit.parts:
             for name, quantity in _of_part(part):
                 found[f"{fit.paper}/{part.key}/{name}"] = quantity
+    return found
+
+
+def of_evidence(evidence: Mapping[str, Seen]) -> dict[str, Quantity]:
+    """Name -> quantity, of what claims are judged on: its value and the ends of its interval."""
+    found: dict[str, Quantity] = {}
+    for name, item in evidence.items():
+        ends = {"low": item.low, "high": item.high}
+        found[name] = {"kind": "elasticity", "value": item.value, **ends}
+        for end, value in ends.items():
+            found[f"{name} {end}"] = {"kind": "interval_end", "value": value, **ends}
     return found
 
 
