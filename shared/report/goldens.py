@@ -1,7 +1,8 @@
 """Freshly regenerated results against committed goldens, within stated tolerances.
 
 Only quantities that the data pin down are compared: elasticities and what else claims are judged on, with intervals,
-predictions at stated points, held-out errors and counts of rows. Bare constants of a law are not: they trade off against each other.
+predictions at stated points, held-out errors and counts of rows. Bare constants of a law are not: they trade off
+against each other.
 """
 
 import math
