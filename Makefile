@@ -11,10 +11,10 @@ UNLOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cubla
   nvidia-nvshmem-cu13 nvidia-nvtx
 
 # Stages that read only what is in git; smoke, which trains, is not one of them.
-ANALYSIS := fit compare methods trained predictor claims claims_published claims_page claims_guide figures \
-  figures_compression_laws figures_qat_scaling figures_capybara_fp report
+ANALYSIS := fit compare methods trained tournament plan_base predictor claims claims_published claims_page \
+  claims_guide figures figures_compression_laws figures_qat_scaling figures_capybara_fp report
 
-.PHONY: install data repro regenerate stale test bench lint types check order lock clean
+.PHONY: install data repro regenerate stale test test-faults bench lint types check order lock clean
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 repro: $(READY) data  ## everything: corpus, smoke training, fits, figures, claims, report
@@ -23,6 +23,9 @@ repro: $(READY) data  ## everything: corpus, smoke training, fits, figures, clai
 
 test: $(READY)  ## all tests but the slow ones
 	python -m pytest
+
+test-faults: $(READY)  ## kills workers and nodes, fills disks, flips bits, presses Ctrl-C: under half an hour
+	python -m pytest -m "faults or slow" tests/faults tests/test_security.py tests/test_ray.py
 
 regenerate: $(READY)  ## all analysis stages again, from the tables in git
 	dvc repro --quiet --force --single-item $(ANALYSIS)
@@ -71,5 +74,5 @@ $(READY): requirements.lock pyproject.toml
 	touch $(READY)
 
 lock:  ## needs uv
-	uv pip compile pyproject.toml --extra dev --extra peers --universal --python-version 3.11 --generate-hashes \
+	uv pip compile pyproject.toml --extra dev --extra peers --extra cluster --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --no-header --quiet $(addprefix --no-emit-package ,$(UNLOCKED)) -o requirements.lock

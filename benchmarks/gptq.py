@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.turns import in_turns, ratio
+from benchmarks.turns import compared, in_turns
 from shared.quantize.autogptq_backend import autogptq
 from shared.quantize.calibration import output_error
 from shared.quantize.gptq import gptq
@@ -42,7 +42,7 @@ def test_gptq_against_autogptq(benchmark: Any, width: int, act_order: bool) -> N
         "width": width,
         "act_order": act_order,
         "seconds": sorted(seconds["ours"])[len(seconds["ours"]) // 2],
-        "times_faster_than_autogptq": ratio(seconds, "autogptq", "ours"),
+        **compared("times_faster_than_autogptq", seconds, "autogptq", "ours"),
         **{f"{name}_output_error": output_error(weight_OI, one.weight, hessian_II) for name, one in made.items()},
     }
     turns = iter(seconds["ours"])

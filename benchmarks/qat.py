@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.turns import CONTEXT, SEQUENCES, SIZES, in_turns, ratio
+from benchmarks.turns import CONTEXT, SEQUENCES, SIZES, compared, in_turns
 from shared.corpus.load import load_corpus
 from shared.quantize.training import ROLES, Precision, Product
 from shared.train.batches import Batches
@@ -45,7 +45,7 @@ def test_step_overhead(benchmark: Any, size: str) -> None:
     for name, trainer in trainers.items():
         benchmark.extra_info |= {
             f"{name}_seconds": float(np.median(seconds[name])),
-            f"{name}_ratio": ratio(seconds, name, "unquantized"),
+            **(compared(f"{name}_ratio", seconds, name, "unquantized") if name != "unquantized" else {}),
             f"{name}_loss": trainer.loss,
         }
     benchmark.pedantic(steps["W4_channel"], rounds=5)
@@ -95,8 +95,8 @@ def test_linear_against_torchao(benchmark: Any, width: int) -> None:
         }
     benchmark.extra_info |= {
         "d_model": width,
-        "times_faster_than_torchao": ratio(seconds, "torchao", "ours"),
-        "times_faster_than_torchao_compiled": ratio(seconds, "torchao_compiled", "ours"),
+        **compared("times_faster_than_torchao", seconds, "torchao", "ours"),
+        **compared("times_faster_than_torchao_compiled", seconds, "torchao_compiled", "ours"),
         "relative_mse": errors["ours"],
         "torchao_relative_mse": errors["torchao"],
     }

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.turns import CONTEXT, SEQUENCES, SIZES, gemm, in_turns, ratio
+from benchmarks.turns import CONTEXT, SEQUENCES, SIZES, compared, gemm, in_turns, spread
 from shared.corpus.load import load_corpus
 from shared.model.exchange import to_transformers
 from shared.train.batches import Batches
@@ -94,7 +94,7 @@ def test_step_against_trainer(benchmark: Any, size: str, compiled: bool, tmp_pat
         "d_model": SIZES[size].d_model,
         "tokens_per_second": tokens / mine,
         "trainer_tokens_per_second": tokens / float(np.median(seconds["trainer"])),
-        "times_faster": 1 / ratio(seconds, "ours", "trainer"),
+        **compared("times_faster_than_trainer", seconds, "trainer", "ours"),
         "loss_after_the_same_tokens": float(np.mean(losses["ours"][-5:])),
         "trainer_loss": float(np.mean(losses["trainer"][-5:])),
     }
@@ -123,6 +123,7 @@ def test_share_of_the_gemm_peak(benchmark: Any, size: str) -> None:
         "step_gflops": speed / 1e9,
         "gemm_peak_gflops": peak / 1e9,
         "share_of_gemm_peak": speed / peak,
+        "share_of_gemm_peak_spread": spread(seconds, "gemm", "step"),
         "loss": ours.loss,
     }
     turns = iter(seconds["step"])

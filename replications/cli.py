@@ -18,6 +18,7 @@ from replications.commands import (
     formats,
     laws,
     numerics,
+    plan,
     predictor,
     ptq,
     published,
@@ -25,6 +26,7 @@ from replications.commands import (
     report,
     smoke,
     statistics,
+    tournament,
     train,
     verify,
 )
@@ -41,12 +43,12 @@ app = typer.Typer(
 for command in (
     *(train.train, train.measure, train.status, train.keep, statistics.statistics, verify.verify, smoke.smoke),
     *(design.design, formats.formats),
-    *(laws.laws, laws.compare, laws.claims, fit.fit, report.report, report.check),
+    *(laws.laws, laws.compare, laws.claims, fit.fit, plan.plan, report.report, report.check),
 ):
     app.command()(command)
 for study in (
     *(predictor.predictor, predictor.low_data, engineer.engineer, numerics.numerics, numerics.surface),
-    *(decode.decode, allocate.allocate),
+    *(decode.decode, allocate.allocate, tournament.tournament),
 ):
     app.command()(study)
 app.command(cls=ptq.Lists)(ptq.ptq)
@@ -54,6 +56,7 @@ app.command(cls=ptq.Lists)(ptq.ptq)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(fit.predict)
 replicate.app.command()(report.figures)
 replicate.app.command()(report.compare)
+replicate.app.command("plan-base")(plan.plan_base)
 app.add_typer(data.app, name="data")
 app.add_typer(replicate.app, name="replicate")
 app.add_typer(published.app, name="published")

@@ -82,10 +82,12 @@ def design_compressed(
             continue
         law, rows = found
         try:
-            theta = truth(view, law, rows, measured)
+            theta, said = truth(view, law, rows, measured)
         except BitlawError as error:
             notes.append(f"{view.paper}, {view.name}: no truth to simulate ({error})")
             continue
+        if said:
+            notes.append(f"{view.paper}, {view.name}: {said}")
         expected += expect(view, law, theta, rows, noise, list(parts))
     notes.append(
         "noise: the scatter of base losses over seeds at each horizon, at the nearest one where none has seeds"
@@ -147,26 +149,34 @@ def noise_of(D: Array, noise: dict[int, float]) -> Array:
     return np.array(list(noise.values()))[nearest]
 
 
-def truth(view: View, law: Law, rows: pd.DataFrame, measured: pd.DataFrame) -> Array:
-    """theta (P,): published exponents, the rest fitted to measured rows of the view's groups. Raises BitlawError."""
+def truth(view: View, law: Law, rows: pd.DataFrame, measured: pd.DataFrame) -> tuple[Array, str]:
+    """theta (P,): published exponents, the rest fitted to measured rows of the view's groups; and what to know of it.
+
+    Where nothing is measured, or the fit makes the penalty nothing (its level on a bound, as when the unquantized law
+    misses the losses by more than that), levels are the published ones. Raises BitlawError."""
     of_paper = PAPERS[view.paper].published()
     published = of_paper.values() | {name: c.value for name, c in of_paper.laws.get(view.name, {}).items()}
     cooled = measured[measured["cooled"] & ~measured["diverged"] & (measured["tokens"] >= MIN_STEPS * TOKENS_PER_STEP)]
     known = rows_of(view, cooled)
     held = {name: published[name] for name in KEPT[view.paper] if name in law.parameters}
-    if law.grouped or known is None:
-        # Levels that nothing measures yet: the published ones. Multipliers are of the order of QuEST's.
-        plain = cooled[cooled.apply(lambda row: not compression_of(row.to_dict()), axis=1)]
-        table = plain.assign(N=plain["n_blocks"].astype(float), D=plain["tokens"].astype(float))
-        base = {name: e.value for name, e in fit(BASE_LAW, table, n_boot=20, n_starts=16).parameters.items()}
-        constants = {name: 0.7 if name.startswith("eff_") else published.get(name, np.nan) for name in law.parameters}
-        constants |= {name: base[name] for name in base if name in constants}
-        constants |= {
-            own: base[name] for own, name in SUN_NAMES.items() if own in constants and view.paper == "capybara_fp"
-        }
-        return law.internal(constants)
-    own_law, table = known
-    return fit(own_law, table, fixed=held, n_boot=20, n_starts=16, name=f"runs.csv ({view.name})").theta
+    hits: set[str] = set()
+    if known is not None and not law.grouped:
+        own_law, table = known
+        found = fit(own_law, table, fixed=held, n_boot=20, n_starts=16, name=f"runs.csv ({view.name})")
+        hits = set(found.bound_hits) - set(OF_BASE)
+        if not hits:
+            return found.theta, ""
+    said = f"levels as published: the runs so far put {', '.join(sorted(hits))} on a bound" if hits else ""
+    # Multipliers are of the order of QuEST's.
+    plain = cooled[cooled.apply(lambda row: not compression_of(row.to_dict()), axis=1)]
+    table = plain.assign(N=plain["n_blocks"].astype(float), D=plain["tokens"].astype(float))
+    base = {name: e.value for name, e in fit(BASE_LAW, table, n_boot=20, n_starts=16).parameters.items()}
+    constants = {name: 0.7 if name.startswith("eff_") else published.get(name, np.nan) for name in law.parameters}
+    constants |= {name: base[name] for name in base if name in constants}
+    constants |= {
+        own: base[name] for own, name in SUN_NAMES.items() if own in constants and view.paper == "capybara_fp"
+    }
+    return law.internal(constants), said
 
 
 SUN_NAMES = {"n": "A", "alpha": "alpha", "d": "B", "beta": "beta", "epsilon": "E"}

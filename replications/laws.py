@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -11,9 +12,12 @@ from replications.kumar_precision import law as kumar_precision
 from replications.precision_predictor import law as precision_predictor
 from replications.qat_scaling import law as qat_scaling
 from replications.undertrained_qid import law as undertrained_qid
+from replications.unified import law as unified
 from shared.errors import BitlawError, nearest
+from shared.files import read_json
 from shared.laws import chinchilla
 from shared.laws.law import Law
+from shared.laws.result import Fit
 from shared.laws.user_table import coded
 
 # Groups that show the form of a family whose constants depend on the table.
@@ -24,6 +28,7 @@ PAPERS = (
     ("qat_scaling", qat_scaling.LAWS),
     ("capybara_fp", capybara_fp.LAWS),
     ("precision_predictor", precision_predictor.LAWS),
+    ("unified", unified.LAWS),
 )
 
 
@@ -64,13 +69,37 @@ def for_table(
     if entry.family is None or entry.law.grouped is None:
         return entry.law, table
     table, groups = coded(table, entry.law.grouped, reference, what)
-    return entry.family(groups), table
+    try:
+        return entry.family(groups), table
+    except BitlawError as error:
+        raise BitlawError(f"{what}: {error}") from error
 
 
 def restore(name: str, groups: tuple[str, ...]) -> Law:
     """The law of a saved fit."""
     entry = find(name)
     return entry.law if entry.family is None else entry.family(groups)
+
+
+def saved(path: Path, part: str = "") -> tuple[Law, Fit]:
+    """A fit that `bitlaw fit --out` wrote, with its law, or one `part` of a fits.json. Raises BitlawError, naming the
+    file, for anything else, and for a part that it has not."""
+    values = read_json(path)
+    parts = values.get("fits") if isinstance(values, dict) else None
+    if isinstance(parts, dict):
+        if part not in parts:
+            hint = nearest(part, list(parts)) if part else ""
+            raise BitlawError(f"{path}: has no part '{part}'{hint or ': name one with --part, of ' + ', '.join(parts)}")
+        values = parts[part]
+    elif part:
+        raise BitlawError(f"{path}: holds one fit, without parts; leave --part away")
+    try:
+        result = Fit.from_json(values)
+        law = restore(result.law, result.groups)
+        result.check(law)
+    except BitlawError as error:
+        raise BitlawError(f"{path}: {error}") from error
+    return law, result
 
 
 def fits(name: str, table: pd.DataFrame) -> bool:

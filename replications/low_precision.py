@@ -34,8 +34,10 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def cells(runs: pd.DataFrame, rules: HeldOut, noise_from: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Cooled runs of the pool's corpus that did not diverge, unquantized ones among them (`how` is empty, delta zero).
+def cells(
+    runs: pd.DataFrame, rules: HeldOut, noise_from: pd.DataFrame | None = None, corpus: str = CORPUS
+) -> pd.DataFrame:
+    """Cooled runs of one corpus that did not diverge, unquantized ones among them (`how` is empty, delta zero).
 
     `runs` as `tables.read_table` gives them. Columns: N, D, `how` (the compression as text), `fields` (the same as
     columns of runs.csv), seeds, loss and delta (means, nats per token), error (of delta, over the validation text),
@@ -43,8 +45,8 @@ def cells(runs: pd.DataFrame, rules: HeldOut, noise_from: pd.DataFrame | None = 
     low and high (95 %), and use: fitted, held out or short, as in `trained`. The noise is that of `noise_from` where
     `runs` are too few to show theirs. No rows where there is no noise to be had.
     """
-    known = noise_by_horizon(_plain(runs if noise_from is None else noise_from))
-    mine = _plain(runs)
+    known = noise_by_horizon(_plain(runs if noise_from is None else noise_from, corpus))
+    mine = _plain(runs, corpus)
     if not known or mine.empty:
         return pd.DataFrame(columns=COLUMNS)
     base = mine[mine["how"] == ""].set_index("run_id")["loss"]
@@ -66,9 +68,9 @@ def cells(runs: pd.DataFrame, rules: HeldOut, noise_from: pd.DataFrame | None = 
     return table.assign(use=np.select([short, hidden], [study.SHORT, study.HELD_OUT], study.FITTED))[COLUMNS]
 
 
-def _plain(runs: pd.DataFrame) -> pd.DataFrame:
-    """Cooled runs of the pool's corpus and decay as numbers, with `fields` and `how`."""
-    mine = runs[(runs["corpus"] == CORPUS) & runs["cooled"].astype(bool) & ~runs["diverged"].astype(bool)].copy()
+def _plain(runs: pd.DataFrame, corpus: str) -> pd.DataFrame:
+    """Cooled runs of the corpus and the pool's decay as numbers, with `fields` and `how`."""
+    mine = runs[(runs["corpus"] == corpus) & runs["cooled"].astype(bool) & ~runs["diverged"].astype(bool)].copy()
     if "decay" in mine:
         mine = mine[mine["decay"].fillna("").isin(["", "nan", DEFAULTS["decay"]])].copy()
     fields = [compression_of(row) for row in mine.to_dict("records")]

@@ -15,7 +15,6 @@ from replications.comparison import claims as guide_claims
 from replications.compression_laws import claims as frantar_claims
 from replications.kumar_precision import claims as kumar_claims
 from replications.kumar_precision.law import LAW as KUMAR
-from replications.pool import read_yaml
 from replications.precision_predictor import claims as page_claims
 from replications.precision_predictor.law import LAW as PAGE
 from replications.qat_scaling import claims as chen_claims
@@ -26,7 +25,7 @@ from shared.errors import BitlawError, nearest
 from shared.files import read_json, sha256_file, write_json
 from shared.laws.elasticity import elasticities
 from shared.laws.law import Law
-from shared.laws.settings import HeldOut, Params, Published, Selection, read_settings
+from shared.laws.settings import HeldOut, Params, Published, Selection, read_settings, read_yaml
 from shared.laws.study import REFERENCE, study
 from shared.laws.tables import read_pool
 from shared.report.claim import Finding, ledger
@@ -36,6 +35,7 @@ from shared.report.refits import Refit, read_refits
 HERE = Path(__file__).parent
 HELD_OUT = HERE / "comparison" / "heldout.yaml"
 REFITS = Path("published") / "refits.json"
+FITS = "fits.json"  # {"fits": {name: a fit as `bitlaw predict` reads it}}
 EVIDENCE = Path("comparison") / "evidence.json"  # of the pool's tables, by `replicate compare`
 SHOWN = ("channel",)  # group sizes whose exponents are printed
 
@@ -95,7 +95,8 @@ def all_published() -> dict[str, Published]:
 
 
 def write_fit(paper: Paper, reports: Path, params: Path) -> Path:
-    """Fit the paper's law to the two tables of `reports`; returns the path of fit.json.
+    """Fit the paper's law to the two tables of `reports`; returns the path of fit.json. Beside it stands fits.json,
+    with each part's whole fit for `bitlaw predict` and the report's curves.
 
     Raises BitlawError: a paper whose runs the pool does not hold, a table missing or damaged, a wrong key in a
     settings file.
@@ -103,8 +104,7 @@ def write_fit(paper: Paper, reports: Path, params: Path) -> Path:
     law = paper.law
     if not paper.fitted or law is None:
         raise BitlawError(
-            f"{paper.name} has no law of post-training quantization to fit; `bitlaw replicate trained` fits the laws "
-            f"of low-precision training, and `bitlaw replicate claims {paper.name}` needs no fit"
+            f"{paper.name} has no law that is fitted to our tables; `bitlaw replicate claims {paper.name}` needs no fit"
         )
     settings = read_settings(params, Params).fit
     selection = read_settings(paper.file("experiment.yaml"), Selection, "fit")
@@ -121,6 +121,7 @@ def write_fit(paper: Paper, reports: Path, params: Path) -> Path:
     inputs |= {path.relative_to(HERE.parent).as_posix(): path for path in sources}
     theta = law.internal({name: constant.value for name, constant in published.law.items()})
     target = reports / paper.name / "fit.json"
+    write_json(target.with_name(FITS), {"fits": result.pop("fits")})
     write_json(
         target,
         {

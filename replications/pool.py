@@ -9,12 +9,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from shared.errors import BitlawError, nearest
 from shared.evaluate.ptq import Cell
 from shared.sweep.spec import COMPRESSION, Run, RunSpec
+from shared.yaml_file import read_yaml
 
 HERE = Path(__file__).parent
 # Set for each run from its size and group, never for a whole profile.
@@ -31,7 +31,7 @@ Tokens = Annotated[PositiveInt, BeforeValidator(count)]
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Size(Strict):
@@ -43,9 +43,9 @@ class Size(Strict):
 
 
 class RunGroup(Strict):
-    sizes: list[str]
-    tokens: list[Tokens]
-    seeds: list[int]
+    sizes: list[str] = Field(min_length=1)
+    tokens: list[Tokens] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
     learning_rates: list[PositiveFloat] = []
     phases: list[Literal["trunk", "cooled"]] = ["trunk", "cooled"]
     # Each entry is one training precision or sparsity (fields of RunSpec); none means unquantized.
@@ -88,16 +88,6 @@ class Needs(Strict):
     measurements: list[str] = []
 
 
-def read_yaml(path: Path) -> Any:
-    """Raises BitlawError when the file cannot be read or is no YAML."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BitlawError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BitlawError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
-
-
 def first_fault(path: Path, error: ValidationError) -> BitlawError:
     """One sentence for the first thing that pydantic found wrong."""
     fault = error.errors()[0]
@@ -121,7 +111,11 @@ def needs(paper: str) -> Needs:
     """Raises BitlawError for an unknown paper."""
     if paper not in papers():
         raise BitlawError(f"paper '{paper}' is unknown{nearest(paper, papers()) or ': use ' + ', '.join(papers())}")
-    path = HERE / paper / "experiment.yaml"
+    return read_needs(HERE / paper / "experiment.yaml")
+
+
+def read_needs(path: Path) -> Needs:
+    """The section `needs` of an experiment file. Raises BitlawError for a bad file."""
     try:
         content = read_yaml(path)
         return Needs.model_validate(content.get("needs") if isinstance(content, dict) else content)

@@ -8,9 +8,11 @@ from types import ModuleType
 import pandas as pd
 
 from replications import low_precision
-from replications.comparison import decay, derived, elasticities, evidence, inside, orders, own
+from replications.comparison import corpora, decay, derived, elasticities, evidence, inside, orders, own
 from replications.comparison import figures as comparison_figures
+from replications.explorer.explorer import explorer
 from replications.papers import EVIDENCE, GUIDE, HELD_OUT, HERE, PAPERS, REFITS, Paper, all_published, find
+from replications.unified import results as unified
 from shared.errors import BitlawError
 from shared.files import read_json, write_json, write_text
 from shared.laws.law import Law
@@ -21,7 +23,7 @@ from shared.laws.tables import MEASUREMENTS, RUNS, Kind, read_pool, read_table
 from shared.report import goldens, metrics, page
 from shared.report.evidence import read_seen
 from shared.report.figures import style
-from shared.report.figures.gallery import read_gallery, write_gallery
+from shared.report.figures.gallery import Drawing, read_gallery, write_gallery
 from shared.report.figures.paper import PHASES, Material
 from shared.report.figures.points import COLUMNS, points
 from shared.report.prose import blocks, section
@@ -87,21 +89,27 @@ def _law_of(paper: str) -> Law:
 def draw_paper(paper: str, reports: Path) -> list[Path]:
     """Draw a paper's figures into its folder of `reports`. Raises BitlawError for an unknown paper, one that has no
     figures, and no fit."""
+    with style.theme():
+        return write_gallery(reports / paper, drawings(paper, reports))
+
+
+def drawings(paper: str, reports: Path) -> list[Drawing]:
+    """A paper's figures; call inside `style.theme`. Raises BitlawError as `draw_paper`."""
     found = find(paper)
     if not found.file("figures.py").exists():
         raise BitlawError(f"{paper} has no figures of our runs; use {', '.join(DRAWN)}")
-    module = figures_of(paper)
-    with style.theme():
-        if found.fitted:
-            drawn = module.draw(Material(read_fit(reports / paper / "fit.json"), phase_points(paper, reports)))
-        else:
-            drawn = module.draw(low_precision.material(paper, reports))
-        return write_gallery(reports / paper, drawn)
+    material = (
+        Material(read_fit(reports / paper / "fit.json"), phase_points(paper, reports))
+        if found.fitted
+        else low_precision.material(paper, reports)
+    )
+    drawn: list[Drawing] = figures_of(paper).draw(material)
+    return drawn
 
 
 def compare(reports: Path) -> list[Path]:
-    """Write comparison/elasticities.json, derived.json, evidence.json, orders.json and decay.json, and draw what sets
-    papers and phases side by side."""
+    """Write comparison/elasticities.json and the other tables of the comparison, and draw what sets papers and phases
+    side by side."""
     published = all_published()
     fitted = [read_fit(reports / paper / "fit.json") for paper in FITTED]
     refitted = reports / REFITS.parent / "elasticities.json"
@@ -118,11 +126,13 @@ def compare(reports: Path) -> list[Path]:
     runs = reports / "runs.csv"
     write_json(ordered, orders.judge(runs) if runs.exists() else [])
     write_json(target.parent / "decay.json", decays(reports))
+    write_json(target.parent / "corpora.json", of_corpora(reports))
     phases = phase_points(FIRST, reports)
     with style.theme():
-        drawings = comparison_figures.draw(read_json(target), phases["cooled"], phases["trunk"])
-        written = [target, derivations, reports / EVIDENCE, ordered, target.parent / "decay.json"]
-        return [*written, *write_gallery(target.parent, drawings)]
+        drawn = comparison_figures.draw(read_json(target), phases["cooled"], phases["trunk"])
+        written = [target, derivations, reports / EVIDENCE, ordered]
+        written += [target.parent / name for name in ("decay.json", "corpora.json")]
+        return [*written, *write_gallery(target.parent, drawn)]
 
 
 def _of_the_pool(reports: Path, fitted: list[PaperFit]) -> tuple[list[dict[str, object]], evidence.Evidence]:
@@ -164,6 +174,19 @@ def decays(reports: Path) -> list[dict[str, object]]:
     return decay.judge(plain, cells_of(cosine) if cosine.exists() else plain.iloc[:0])
 
 
+def of_corpora(reports: Path) -> list[dict[str, object]]:
+    """English beside Python (comparison/corpora.py); nothing while reports/english has no tables."""
+    folders = {"python": reports, "english": reports / "english"}
+    if not all((folder / name).exists() for folder in folders.values() for name in ("runs.csv", "measurements.csv")):
+        return []
+    rules = read_settings(HELD_OUT, HeldOut)
+    runs = {name: read_table(folder / "runs.csv", RUNS) for name, folder in folders.items()}
+    trained = {name: low_precision.cells(table, rules, corpus=name) for name, table in runs.items()}
+    plain = {name: set(table.loc[table["base_run_id"] == "", "run_id"]) for name, table in runs.items()}
+    cells = {name: cells_of(folder / "measurements.csv") for name, folder in folders.items()}
+    return corpora.judge({name: table[table["run_id"].isin(plain[name])] for name, table in cells.items()}, trained)
+
+
 def fits(reports: Path) -> list[PaperFit]:
     """The fits that are there."""
     return [read_fit(path) for paper in FITTED if (path := reports / paper / "fit.json").exists()]
@@ -197,10 +220,11 @@ def write_report(reports: Path) -> Path:
     write_text(
         target,
         page.render(
-            shown, source, rows, pairs, views, read_gallery(reports / COMPARISON),
+            shown, source, rows, pairs, views, read_gallery(reports / COMPARISON), explorer(reports),
             derived=read_json(implied) if implied.exists() else [],
             chinchilla=_chinchilla(reports), methods=methods,
             decay=read_json(decayed) if decayed.exists() else [],
+            tournament=unified.report_rows(reports), tournament_figures=read_gallery(reports / unified.FOLDER),
         ),
     )  # fmt: skip
     return target

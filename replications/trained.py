@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from replications import papers
 from replications.compressed import VIEWS, View, compression_of, rows_of
-from replications.papers import HELD_OUT, PAPERS
+from replications.papers import FITS, HELD_OUT, PAPERS, Paper
 from shared.errors import BitlawError
-from shared.files import sha256_file, write_json
+from shared.files import read_json, sha256_file, write_json
 from shared.laws.fit import Fit, fit
 from shared.laws.law import Law
 from shared.laws.settings import FitSettings, HeldOut, Params, Published, read_settings
@@ -24,10 +25,7 @@ ENDS = ("value", "low", "high", "loo_low", "loo_high")
 
 def runs_of(path: Path) -> pd.DataFrame:
     """runs.csv with numbers where views and fits want them. Raises BitlawError for a bad table."""
-    table = read_table(path, RUNS)
-    for name in ("d_model", "d_ff", "sparsity"):
-        table[name] = pd.to_numeric(table[name])
-    return table
+    return read_table(path, {**RUNS, "d_model": "positive", "d_ff": "positive", "sparsity": "error"})
 
 
 def usable(runs: pd.DataFrame) -> pd.DataFrame:
@@ -43,33 +41,56 @@ def held_out(runs: pd.DataFrame, settings: HeldOut) -> "pd.Series[bool]":
     return runs["size"].isin(settings.sizes) | (runs["tokens"].astype(float) >= largest)
 
 
-def write_trained(reports: Path, params: Path) -> Path:
-    """Fit every view to reports/runs.csv; writes reports/comparison/trained.json.
+def write_fit(paper: Paper, reports: Path, params: Path) -> Path:
+    """Fit a paper's laws to our tables: of rounding where its experiment.yaml says so, of low-precision training where
+    it has views. Writes reports/PAPER/fit.json, the latter as `views`, and beside it fits.json with each whole fit.
 
-    Raises BitlawError: no table, a damaged one, a wrong key in a settings file.
+    Raises BitlawError: a paper without a law to fit, no table, a damaged one, a wrong key in a settings file.
     """
-    source = reports / "runs.csv"
+    target = reports / paper.name / "fit.json"
+    result: dict[str, Any] = {"paper": paper.name, "inputs": {}}
+    fits: dict[str, Any] = {}
+    has_views = any(view.paper == paper.name for view in VIEWS)
+    if paper.fitted or not has_views:
+        papers.write_fit(paper, reports, params)
+        result, fits = read_json(target), read_json(target.with_name(FITS))["fits"]
+    if has_views:
+        source = reports / "runs.csv"
+        views, more = views_of(paper.name, source, params)
+        result["inputs"] |= {f"reports/{source.name}": sha256_file(source)}
+        write_json(target.with_name(FITS), {"fits": fits | more})
+        write_json(target, {**result, "recipe": RECIPE, "views": views})
+    return target
+
+
+def views_of(paper: str, source: Path, params: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Each view of a paper fitted to runs.csv as plain values, and {paper/view: its whole fit}."""
     if not source.exists():
         raise BitlawError(f"{source}: there is no such table; `bitlaw train` writes it")
     settings = read_settings(params, Params).fit
     rules = read_settings(HELD_OUT, HeldOut)
     runs = usable(runs_of(source))
     one_version(runs, str(source))
+    views = [fitted(view, runs, rules, settings, str(source)) for view in VIEWS if view.paper == paper]
+    return views, {f"{paper}/{view['view']}": view.pop("fit") for view in views if "fit" in view}
+
+
+def write_trained(reports: Path) -> Path:
+    """Every paper's views in one file, reports/comparison/trained.json. Raises BitlawError for a missing fit."""
+    views: list[Any] = []
+    for name in dict.fromkeys(view.paper for view in VIEWS):
+        source = reports / name / "fit.json"
+        if not source.exists():
+            raise BitlawError(f"{source}: there is no such fit; `bitlaw replicate fit {name}` makes it")
+        views += read_json(source)["views"]
     target = reports / "comparison" / "trained.json"
-    write_json(
-        target,
-        {
-            "inputs": {f"reports/{source.name}": sha256_file(source)},
-            "recipe": RECIPE,
-            "views": [fitted(view, runs, rules, settings, str(source)) for view in VIEWS],
-        },
-    )
+    write_json(target, {"recipe": RECIPE, "views": views})
     return target
 
 
 def fitted(view: View, runs: pd.DataFrame, rules: HeldOut, settings: FitSettings, name: str) -> dict[str, Any]:
-    """One view's fit as plain values; `status` is `needs runs`, with the reason, where its compressed runs cannot tell
-    its constants, FAILED where all rows are too few."""
+    """One view's fit as plain values, the whole of it as `fit`; `status` is `needs runs`, with the reason, where its
+    compressed runs cannot tell its constants, FAILED where all rows are too few."""
     about: dict[str, Any] = {"paper": view.paper, "view": view.name}
     hidden = held_out(runs, rules)
     found = rows_of(view, runs[~hidden])
@@ -107,6 +128,7 @@ def fitted(view: View, runs: pd.DataFrame, rules: HeldOut, settings: FitSettings
             for key, estimate in result.parameters.items()
         },
         "heldout": scored(view, law, result, runs[hidden]),
+        "fit": result.kept(),
     }
 
 

@@ -42,13 +42,23 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Raises BitlawError when the file is missing or is no JSON."""
+    """Raises BitlawError when the file is missing, is no JSON, or holds a key twice."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
     except OSError as error:
         raise BitlawError(f"{path}: cannot be read ({error.strerror})") from error
+    except RecursionError as error:
+        raise BitlawError(f"{path}: is not valid JSON for us (nested too deep)") from error
     except ValueError as error:
         raise BitlawError(f"{path}: is not valid JSON ({error})") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key '{next(n for n in names if names.count(n) > 1)}' stands twice; keep one")
+    return made
 
 
 def six_digits(value: Any) -> Any:

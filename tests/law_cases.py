@@ -18,6 +18,7 @@ from replications.kumar_precision.law import LAWS as KUMAR_LAWS
 from replications.precision_predictor.law import LAWS as PAGE_LAWS
 from replications.qat_scaling.law import LAWS as CHEN_LAWS
 from replications.undertrained_qid.law import LAWS as OUYANG_LAWS
+from replications.unified.law import LAWS as UNIFIED_LAWS
 from shared.laws.chinchilla import LAW as CHINCHILLA
 from shared.laws.law import Array, Law
 
@@ -93,6 +94,22 @@ def _cases() -> dict[str, Case]:
     known = published("comparison")
     clean = {name.split("/")[1]: value for name, value in known.items() if name.startswith("chinchilla/")}
     page = {"L_base": 3.0, "eta": 1e-10, "beta": 0.3, "delta": 8.0}
+    # Synthetic: a fall of the penalty by 4 a bit, as absmax integers lose 4 times less energy with each.
+    unified = {"k": 0.02, "g": 0.9, "a": 0.3, "b": 0.35, "r_a": 2.0, "r_kv": 0.5, "r_b": 0.3, "h": 0.8, "g_t": -0.2}
+    unified["a_t"] = -0.1
+    plain = frame("N D relative_mse", product((1e5, 4e5, 8e5), (2e6, 8e6, 32e6), (0.0006, 0.0025, 0.012, 0.06)))
+    streams = (
+        (0.012, 0, 0, 0),
+        (0.06, 0.06, 0, 0),
+        (0, 0.012, 0, 0),
+        (0.012, 0, 0.01, 0),
+        (0.03, 0, 0, 0.05),
+        (0.03, 0, 0.03, 0.02),
+    )
+    errors = frame(
+        "N D relative_mse relative_mse_a relative_mse_kv relative_mse_b trained",
+        ((N, D, *e, t) for N, D, e, t in product((1e5, 4e5, 8e5), (2e6, 8e6, 32e6), streams, (0, 0.5, 1))),
+    )
     weights = frame("N D bits", product(KUMAR_N, KUMAR_D, (3, 4, 5, 6, 7, 8, 12, 16)))
     trained = frame("N D P_w P_a P_kv", ((N, D, *bits) for N, D, bits in product(KUMAR_N, KUMAR_D, STREAMS)))
     rounded = frame("N D P_w P_a P_kv P_post", ((N, D, *bits) for N, D, bits in product(KUMAR_N, KUMAR_D, ROUNDED)))
@@ -127,6 +144,7 @@ def _cases() -> dict[str, Case]:
         *(Case(law, chen, CHEN_GRID if law.target == "loss" else CHEN_GRID[CHEN_GRID.G > 1]) for law in CHEN_LAWS),
         *(Case(law, published("capybara_fp"), SUN_GRID) for law in SUN_LAWS),
         *(Case(law, page, grids[law.name]) for law in PAGE_LAWS),
+        *(Case(law, {**clean, **unified}, errors if "trained" in law.inputs else plain) for law in UNIFIED_LAWS),
     ]
     return {case.law.name: case for case in cases}
 

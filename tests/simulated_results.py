@@ -56,7 +56,8 @@ def write_tables(reports: Path) -> None:
     runs = runs.assign(
         corpus_sha256="ab" * 32, torch_version="2.13.0", cpu_model="a processor", device="cpu", cooldown=0.2,
         decay="sqrt",
-        validation_tokens=262144, corpus_passes=runs["tokens"] / 1.5e8,
+        validation_tokens=262144, corpus_passes=runs["tokens"] / 1.5e8, train_flops=6.0 * runs["tokens"],
+        d_model=64, d_ff=192, sparsity=0.0,
     )  # fmt: skip
     rows = rows.assign(corpus="python", activation_format="none", kv_format="none", calibration="none")
     reports.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from replications.kumar_precision.law import LAW as KUMAR
 from replications.undertrained_qid.law import LAW as OUYANG
 from shared.errors import BitlawError
 from shared.laws.noise import seed_noise
+from shared.laws.settings import read_yaml
 from shared.laws.study import CELL
 from shared.report.claim import (
     Claim,
@@ -152,6 +153,20 @@ def test_every_claim_states_its_region_and_why_it_waits(name: str) -> None:
 def test_no_two_claims_of_the_suite_share_an_id() -> None:
     ids = [id for name in NAMES for id in judged(name)]
     assert len(set(ids)) == len(ids) > 150
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_numbered_claim_is_judged_and_nothing_else(name: str) -> None:
+    listed = read_yaml(Path(__file__).with_name("numbered_claims.yaml"))
+    assert set(listed) == {*NAMES, "ours"}
+    theirs, ours = (dict(listed[key]) for key in (name, "ours"))  # type: ignore[call-overload]
+    judged_here = {re.sub("[a-z]$", "", id) for id in judged(name)}
+    assert set(theirs) <= judged_here <= {*theirs, *ours}
+    for prefix in {re.sub("[0-9]+$", "", number) for number in theirs}:  # no number of a paper is skipped
+        numbers = sorted(
+            int(number.removeprefix(prefix)) for number in theirs if re.fullmatch(prefix + "[0-9]+", number)
+        )
+        assert numbers == list(range(1, len(numbers) + 1))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not papers.find(name).fitted])

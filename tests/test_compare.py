@@ -42,6 +42,11 @@ def test_the_law_that_made_the_runs_wins_and_the_difference_is_real() -> None:
     assert best.errors[LEFT_OUT].rows == len(table)
     assert best.errors["rollout in N"].rows == len(table) // 2  # the two larger of four sizes
     assert best.errors[LEFT_OUT].value < 0.005
+    assert best.behind is None
+    for other in found.scores[1:]:
+        assert other.behind is not None
+        assert other.behind.value == pytest.approx(other.errors[LEFT_OUT].value - best.errors[LEFT_OUT].value)
+        assert 0 < other.behind.low < other.behind.value < other.behind.high
     for error in best.errors.values():
         assert error.low <= error.value * 1.5
         assert error.high > error.low

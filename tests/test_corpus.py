@@ -605,7 +605,7 @@ def test_a_description_that_contradicts_itself_is_named(mine: Path) -> None:
     with pytest.raises(BitlawError, match=r"corpus\.json: was changed by hand"):
         load_corpus("mine")
     path.write_text(json.dumps({key: value for key, value in info.items() if key != "val"}))
-    with pytest.raises(BitlawError, match=r"corpus\.json: is not a corpus description"):
+    with pytest.raises(BitlawError, match=r"corpus\.json: is no corpus description"):
         load_corpus("mine")
     path.write_text("{")
     with pytest.raises(BitlawError, match=r"corpus\.json: is not valid JSON"):

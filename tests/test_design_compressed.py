@@ -7,7 +7,7 @@ import pytest
 from replications.comparison.orders import FLOATS
 from replications.compressed import BASE, VIEWS, Widths, compression_of, rows_of
 from replications.compression_laws.law import GROUPED
-from replications.design_compressed import design_compressed, noise_of, training_noise
+from replications.design_compressed import design_compressed, noise_of, training_noise, truth
 from replications.pool import expand
 from shared.errors import BitlawError
 from shared.laws.chinchilla import LAW
@@ -144,3 +144,28 @@ def test_the_pool_has_a_design() -> None:
     assert narrow.half_width < 0.2
     assert min(narrow.without.values()) >= 1 - 1e-9  # leaving runs out never tells more
     assert design_compressed(expand("smoke", "0" * 64), lambda runs: 0.0, measured()) is None
+
+
+def _run(N: float, D: float, loss: float, fields: dict[str, str], number: int) -> dict[str, object]:
+    return {
+        **DEFAULTS, **fields, "n_blocks": N, "tokens": D, "loss": loss, "cooled": True, "diverged": False,
+        "d_model": 64, "d_ff": 192, "size": f"{N:g}", "seed": 1, "trunk_id": f"t{number}", "base_run_id": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("cost", "level"), [(0.1, None), (-0.1, "levels as published: the runs so far put k on a ")])
+def test_a_truth_whose_penalty_the_runs_do_not_show_has_the_published_level(cost: float, level: str | None) -> None:
+    W4A4 = {"weights": "INT4@8", "activations": "INT4@8"}
+    clean = LAW.predict(THETA, COLUMNS)
+    rows = [_run(N, D, loss, {}, i) for i, ((N, D), loss) in enumerate(zip(GRID, clean, strict=True))]
+    rows += [_run(N, D, loss + cost, W4A4, 100 + i) for i, ((N, D), loss) in enumerate(zip(GRID, clean, strict=True))]
+    table = pd.DataFrame(rows)
+    found = rows_of(view("qat_scaling", "W4A4"), table)
+    assert found is not None
+    theta, said = truth(view("qat_scaling", "W4A4"), *found, table)
+    k = found[0].raw(theta)["k"]
+    if level is None:
+        assert (said, k > 1e-3) == ("", True)
+    else:
+        assert said.startswith(level)
+        assert k == pytest.approx(0.1582)

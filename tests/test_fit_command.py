@@ -19,6 +19,7 @@ from replications.laws import ENTRIES, for_table, restore
 from shared.errors import BitlawError
 from shared.laws.chinchilla import LAW
 from shared.laws.law import Law
+from shared.laws.noise import seed_noise
 from shared.laws.tables import check
 from shared.laws.user_table import coded, read_user_table
 
@@ -75,6 +76,9 @@ def test_laws_are_listed() -> None:
     assert all(name in shown for name in ENTRIES)
     values = json.loads(run("laws", "--json").output)
     assert values["laws"]["chinchilla"]["parameters"] == ["A", "alpha", "B", "beta", "E"]
+    assert values["laws"]["chinchilla"]["units"]["D"] == "training tokens"
+    for name, entry in ENTRIES.items():
+        assert set(entry.law.units) == {*entry.law.inputs, entry.law.target}, name
     assert "hoffmann-huber" in values["recipes"]
 
 
@@ -234,7 +238,8 @@ def cell(column: str, value: Any) -> Change:
         (cell("tokens", "many"), THIRD + "'tokens' (D): 'many' is not a number"),
         (cell("val_loss", "nan"), THIRD + "'val_loss' (loss): nan is not finite"),
         (cell("val_loss", ""), THIRD + "'val_loss' (loss): nan is not finite"),
-        (cell("val_loss", np.inf), THIRD + "'val_loss' (loss): inf is not finite"),
+        (cell("val_loss", np.inf), THIRD + "'val_loss' (loss): inf is not finite; remove the row"),
+        (lambda t: t.assign(val_loss=True), "row 1 (line 2), column 'val_loss' (loss): 'True' is not a number"),
         (cell("val_loss", -2.0), THIRD + "'val_loss' (loss): -2 must be above zero: its logarithm is fitted"),
         (cell("params", 0.0), THIRD + "'params' (N): 0 must be above zero"),
         (cell("tokens", -5e9), THIRD + "'tokens' (D): -5e+09 must be above zero"),
@@ -262,7 +267,9 @@ def test_collinear_inputs_say_what_cannot_be_told(tmp_path: Path) -> None:
     assert found["status"] in ("WEAKLY_IDENTIFIED", "BOUND_HIT", "FAILED")
     said = next(reason for reason in found["reasons"] if "move together" in reason)
     assert "columns 'N' and 'D' move together in every row (D ~ N^1)" in said
-    assert "cannot be told apart" in said
+    assert "so that the exponents alpha, beta cannot be told apart" in said
+    ends = [(e["profile_low"], e["value"], e["profile_high"]) for e in found["parameters"].values()]
+    assert all((low is None or low <= value) and (high is None or value <= high) for low, value, high in ends)
 
 
 @pytest.mark.parametrize(
@@ -393,6 +400,24 @@ def test_the_scatter_of_seeds_is_used(tmp_path: Path) -> None:
         assert any("no column 'trunk_id' says which rows share" in line for line in plain[key])
 
 
+def test_a_trunk_is_one_trained_model(tmp_path: Path) -> None:
+    """Seeds numbered alike at every size would be drawn together, as if one model had several N."""
+    path = deltas(tmp_path / "my.csv")
+    table = pd.read_csv(path)
+    table.assign(seed=table["trunk_id"].str[-1]).to_csv(path, index=False)
+    words = ("--law", "kumar_eq2", "--resamples", "20")
+    said = "row 19 (line 20), column 'seed' (trunk_id): '0' has another N in row 1; name each trained model apart"
+    assert said in sentence("fit", path, *words, "--map", "trunk_id=seed")
+    assert said in sentence("compare", path, *words, "--law", "ouyang_joint", "--map", "trunk_id=seed")
+    table.assign(trunk_id=table["trunk_id"].where(table.index != 2)).to_csv(path, index=False)
+    assert THIRD + "'trunk_id': the cell is empty; name the trained model of every row" in sentence("fit", path, *words)
+
+
+def test_seeds_of_fewer_trunks_than_sizes_say_nothing_of_their_spread() -> None:
+    table = pd.DataFrame({"N": [1.0, 1.0, 2.0, 2.0], "delta": [0.1, 0.11, 0.2, 0.22], "trunk_id": "a"})
+    assert seed_noise(table, ["N"]).dof == 0
+
+
 def test_negative_errors_are_refused(tmp_path: Path) -> None:
     path = deltas(tmp_path / "my.csv")
     pd.read_csv(path).assign(delta_se=lambda t: t["delta_se"].where(t.index != 2, -0.1)).to_csv(path, index=False)
@@ -419,6 +444,42 @@ def test_rows_keep_their_numbers_through_a_selection(tmp_path: Path) -> None:
     assert "row 7 (line 8), column 'tokens' (D)" in sentence(
         "fit", path, "--law", "chinchilla", *MAPPED, "--where", "tokens < 0 or params > 1e9"
     )
+
+
+def test_every_group_has_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "my.csv"
+    words = ("fit", path, "--law", "frantar", *MAPPED, "--map", "compression=method")
+    losses().assign(method=lambda t: t["method"].where(t.index != 2)).to_csv(path, index=False)
+    assert THIRD + "'method' (compression): the cell is empty; name the group of every row" in sentence(*words)
+    losses().assign(method="bf16").to_csv(path, index=False)
+    assert f"{path}: column 'compression' has 1 group" in sentence(*words)
+
+
+def test_named_indices_of_parquet_are_columns(tmp_path: Path) -> None:
+    losses().set_index(["params", "tokens"]).to_parquet(tmp_path / "my.parquet")
+    table = read_user_table(tmp_path / "my.parquet", {"N": "params", "D": "tokens"})
+    assert table["N"].tolist() == losses()["params"].tolist()
+    losses().iloc[5:].to_parquet(tmp_path / "my.parquet")  # rows without a name
+    assert "index" not in read_user_table(tmp_path / "my.parquet").columns
+
+
+def test_a_fit_that_fails_has_no_interval_and_says_so(table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--fix", "E=15", "--starts", "4", "--resamples", "20", "--out", out)
+    shown = run("fit", table, "--law", "chinchilla", *MAPPED[:6], *options).output
+    assert "chinchilla: FAILED" in shown
+    assert "none converged" in shown
+    assert "nan" not in shown
+    told = run("predict", out / "fit.json", "--N", "1e9", "--D", "1e11").output
+    assert "without an interval: no resample converged" in told
+    assert "warning: the fit is FAILED" in told
+    assert f"--out {table}: is a file; name a folder" in sentence("fit", table, "--law", "chinchilla", "--out", table)
+
+
+def test_laws_of_two_targets_are_not_compared(table: Path) -> None:
+    words = ("--law", "chinchilla", "--law", "kumar_eq2")
+    said = sentence("compare", table, *words, *MAPPED, "--map", "bits=params", "--map", "delta=val_loss")
+    assert said == "chinchilla predicts loss and kumar_eq2 predicts delta: compare laws of one target"
 
 
 def test_codes_put_the_unquantized_group_first() -> None:

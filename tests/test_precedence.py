@@ -79,8 +79,8 @@ def test_an_excuse_that_is_not_needed_is_wrong(repository: Path) -> None:
 
 
 def test_rows_of_other_runs_do_not_count(repository: Path) -> None:
-    cells = {"table": "reports/cells.csv", "where": "", "of": "bits == '2'"}
-    commit(repository, {PAPER: claims("1.0"), SETTINGS: settings(**cells), TABLE: "run_id,bits\na,4\nb,2\n"})
+    cells = settings(table="reports/cells.csv", where="", of="bits == '2'")
+    commit(repository, {PAPER: claims("1.0"), SETTINGS: cells, TABLE: "run_id,bits\na,4\nb,2\n"})
     commit(repository, {"reports/cells.csv": "run_id\na\n"})
     assert only(repository).measured is None
     commit(repository, {"reports/cells.csv": "run_id\na\nb\n"})

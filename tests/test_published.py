@@ -268,6 +268,13 @@ def test_forms_on_deltas_and_results_stored_once() -> None:
     both = replace(
         score, errors={"rollout in N": score.errors["rollout in N"], "rollout in D": score.errors["rollout in N"]}
     )
+    cost = refits.without_tokens(found)
+    assert set(cost) == {f"{name}/without_D_less_with_D" for name in found}
+    assert cost["quartet/extrapolation/delta_forward/without_D_less_with_D"].low > 0
+    two = cost["quest/extrapolation/delta_2/without_D_less_with_D"]
+    assert two.low < two.value < two.high
+    multiplier, law = (found["quest/extrapolation/delta_2"].scores[k].errors["leave one size out"] for k in (1, 0))
+    assert two.value == pytest.approx(multiplier.value - law.value)
     merged = refits.once(replace(found["quest/extrapolation/delta_2"], scores=(both,)))
     assert set(merged.scores[0].errors) == {"rollout in N and D"}
     assert "N and D rise together" in merged.notes[-1]

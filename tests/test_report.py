@@ -1,7 +1,10 @@
 """The page, the metrics and the plots: every number from a file, one self-contained page, the same bytes each time."""
 
+import base64
 import csv
+import hashlib
 import itertools
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,6 +18,7 @@ from typer.testing import CliRunner
 
 from replications import results
 from replications.cli import app
+from replications.explorer.explorer import explorer
 from shared.errors import BitlawError
 from shared.files import read_json, sha256_file, write_json, write_text
 from shared.report import page
@@ -50,7 +54,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag, f"</{tag}> does not close the tag opened last"
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.words.append(data)
 
     @property
@@ -96,17 +100,46 @@ def test_the_page_is_well_formed_and_stands_alone(reports: Path) -> None:
     text = read(reports)
     found = Page(text)
     assert text.startswith("<!DOCTYPE html>")
-    assert not found.all("script")
+    assert [tag.get("type") for tag in found.all("script")] == ["application/json", None, None]
+    assert not any("src" in tag for tag in found.all("script"))
     assert not found.all("link")
+    assert not any(name.startswith("on") for _, attributes in found.tags for name in attributes)
     for _, attributes in found.tags:
         for name in ("src", "href", "srcset", "action", "style"):
             value = attributes.get(name) or ""
             assert value.startswith(("#", "data:image/svg+xml;base64,")) or not value
-    style = text[text.index("<style>") : text.index("</style>")]
+    style = text[text.index("<style>") + len("<style>") : text.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
-    assert "http" not in re.sub(r"base64,[\w+/=]*", "", text)
+    # Names of XML's languages and the library's own line; the policy forbids every request anyhow.
+    assert set(re.findall(r"https?://([\w.]+)", re.sub(r"base64,[\w+/=]*", "", text))) <= {"www.w3.org", "d3js.org"}
     assert len(text.encode()) < 5_000_000
+    policy = found.all("meta")[3]["content"]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    for code in [style, *re.findall(r"<script>(.*?)</script>", text, re.DOTALL)]:
+        assert f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'" in policy
+
+
+def test_a_run_cannot_write_into_the_page(reports: Path) -> None:
+    """Text of a table, a claim or a caption stays text."""
+    nasty = "</script><script>window.hacked = 1</script><img src=x onerror=alert(1)>"
+    for name, column in (("runs", "size"), ("measurements", "method"), ("runs", "weights")):
+        table = pd.read_csv(reports / f"{name}.csv")
+        table[column] = table[column].astype(object)
+        table.loc[0, column] = nasty
+        table.to_csv(reports / f"{name}.csv", index=False)
+    write_json(reports / PAPER / "claims.json", {"claims": [claim(PAPER, statement=nasty, detail=nasty)]})
+    write_json(reports / PAPER / "figures.json", [{"name": "constants", "caption": nasty, "alt": nasty}])
+    text = read(reports)
+    found = Page(text)
+    assert len(found.all("script")) == 3
+    assert "<script>window" not in text
+    assert "</script><script>window" in found.text  # seen, not run
+    assert not any("onerror" in attributes for _, attributes in found.tags)
+    data = re.search(r'id="explorer-data">(.*?)</script>', text, re.DOTALL)
+    assert data
+    assert nasty in json.loads(data[1])["points"]["size"]["levels"]
 
 
 def test_the_page_reads_on_a_phone_in_the_dark_and_aloud(reports: Path) -> None:
@@ -128,7 +161,7 @@ def test_the_page_reads_on_a_phone_in_the_dark_and_aloud(reports: Path) -> None:
     assert len(found.all("caption")) == len(found.all("table"))
     # A table may be wider than the screen; the page may not.
     scrolling = [attributes for _, attributes in found.tags if attributes.get("class") == "scroll"]
-    assert len(scrolling) == len(found.all("table")) + len(found.all("img"))
+    assert len(scrolling) == len(found.all("table")) + len(found.all("img")) + len(found.all("pre"))
 
 
 def test_two_builds_are_equal(reports: Path) -> None:
@@ -192,7 +225,7 @@ def test_what_a_file_says_is_never_markup(reports: Path) -> None:
     captions = [{"name": "constants", "caption": attack, "alt": attack}]
     write_json(reports / PAPER / "figures.json", captions)
     plain = Page(read(reports))
-    assert not plain.all("script")
+    assert len(plain.all("script")) == 3
     assert not [image for image in plain.all("img") if "onerror" in image]
     assert plain.text.count("<script>alert('1')</script>") >= 7
 
@@ -219,8 +252,10 @@ def test_false_verdicts_are_expected_among_the_tested_only() -> None:
 def test_every_claim_stands_in_the_table_of_verdicts(reports: Path) -> None:
     text = Page(read(reports)).text
     assert "K1a holds delta grows with D at every N" in text
-    assert "measured: d ln delta / d ln D > 0" in text
-    assert "0.45 [0.4, 0.5] visible from 0.05 12 of 12 sizes and bits" in text
+    assert "Region d ln delta / d ln D > 0" in text
+    assert "Evidence measured" in text
+    assert "0.45 [0.4, 0.5] visible from 0.05" in text
+    assert "Found 12 of 12 sizes and bits" in text
     assert "2 of 2 claims were tested on runs (2 holds)" in text
     assert "2 × 0.05 = 0.1 false verdicts" in text
 
@@ -253,9 +288,9 @@ def test_a_figure_that_is_listed_but_gone_is_named(reports: Path) -> None:
     ("name", "content", "sentence"),
     [
         ("fit.json", "{", r"fit\.json: is not valid JSON"),
-        ("fit.json", "[]", r"fit\.json: holds no object"),
-        ("fit.json", '{"paper": "x"}', r"fit\.json: key 'law' is missing"),
-        ("claims.json", '{"claims": [{"id": "K1"}]}', r"claims\.json: key 'claims\[0\]\.statement' is missing"),
+        ("fit.json", "[]", r"fit\.json: is no paper's fit \(the file"),
+        ("fit.json", '{"paper": "x"}', r"fit\.json: is no paper's fit \(law: field required\)"),
+        ("claims.json", '{"claims": [{"id": "K1"}]}', r"claims\.json: is no file of claims \(claims\[0\]\.statement"),
     ],
 )
 def test_a_broken_result_is_named_and_the_old_page_stays(reports: Path, name: str, content: str, sentence: str) -> None:
@@ -359,7 +394,7 @@ def test_deviations_are_a_section_of_the_readme() -> None:
     assert spans("[text](url) `") == (Span("text", "text"), Span("text", " `"))
 
 
-def test_deviations_reach_the_page_and_their_absence_is_said(reports: Path) -> None:
+def test_deviations_reach_the_page_and_their_absence_is_said(reports: Path, tmp_path: Path) -> None:
     fit = read_fit(reports / PAPER / "fit.json")
     paper = page.Paper(
         id=PAPER,
@@ -383,7 +418,8 @@ def test_deviations_reach_the_page_and_their_absence_is_said(reports: Path) -> N
     lnq = rtn | {"value": 0.25, "bits_per_weight": 4.5, "competes": False}
     row = {"size": "S", "phase": "cooled", "D": 1048576, "bits": 3.0, "group_size": "channel"}
     row |= {"methods": {"gptq": rtn, "lnq": lnq}, "winner": "gptq", "real": True}
-    text = page.render([paper], source, [], [order], [view, waiting], [], methods=[row, row | {"bits": 8.0}])
+    nothing = explorer(tmp_path)
+    text = page.render([paper], source, [], [order], [view, waiting], [], nothing, methods=[row, row | {"bits": 8.0}])
     assert text.count("gptq, real") == 1  # of the two rows only the one with few bits is shown
     assert "[0.25; 4.5 bits]" in text
     assert "two &lt; three" in text
@@ -393,7 +429,7 @@ def test_deviations_reach_the_page_and_their_absence_is_said(reports: Path) -> N
     assert "<code>code</code>" in text
     assert "<strong>strong &lt;b&gt;</strong>" in text
     assert "<li>one goes on</li>" in text
-    bare = Page(page.render([replace(paper, deviations=[])], source, [], [], [], []))
+    bare = Page(page.render([replace(paper, deviations=[])], source, [], [], [], [], nothing))
     assert "replications/a/README.md has no section “Deviations”" in bare.text
 
 

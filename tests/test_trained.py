@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from replications.compressed import VIEWS, Widths, rows_of
-from replications.trained import fitted, held_out, runs_of, usable, write_trained
+from replications.papers import FITS, find
+from replications.trained import fitted, held_out, runs_of, usable, views_of, write_fit, write_trained
 from shared.errors import BitlawError
-from shared.files import read_json
+from shared.files import read_json, write_json
 from shared.laws.settings import FitSettings, HeldOut
 from shared.laws.tables import RUNS
 from shared.sweep.spec import COMPRESSION, DEFAULTS
@@ -73,7 +74,11 @@ def test_short_runs_and_held_out_ones_are_not_fitted(table: Path) -> None:
 def test_views_without_runs_say_so(table: Path, tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     params.write_text("fit: {n_starts: 8, n_boot: 20, seed: 1, condition_limit: 1.0e+8, signal_to_noise: 4}\n")
-    views = {(v["paper"], v["view"]): v for v in read_json(write_trained(tmp_path, params))["views"]}
+    papers = ("kumar_precision", "qat_scaling", "capybara_fp", "compression_laws")
+    found = {paper: views_of(paper, table, params) for paper in papers}
+    views = {(v["paper"], v["view"]): v for some, _ in found.values() for v in some}
+    assert list(found["kumar_precision"][1]) == ["kumar_precision/Eq. 3"]
+    assert not any("fit" in view for view in views.values())
     assert views["qat_scaling", "W4A4"]["status"] == "needs runs"
     few = views["kumar_precision", "Eq. 4"]
     assert (few["status"], few["parameters"]) == ("needs runs", {})
@@ -81,7 +86,22 @@ def test_views_without_runs_say_so(table: Path, tmp_path: Path) -> None:
     assert "one value of G" not in str(views["qat_scaling", "W2A16"]["reasons"])  # its width changes with the size
     assert views["kumar_precision", "Eq. 3"]["parameters"]["gamma_w"]["published"] == pytest.approx(2.6745, rel=0.2)
     with pytest.raises(BitlawError, match="no such table"):
-        write_trained(tmp_path / "nowhere", params)
+        views_of("capybara_fp", tmp_path / "nowhere.csv", params)
+
+
+def test_each_paper_is_fitted_alone_and_all_are_gathered(table: Path, tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text("fit: {n_starts: 8, n_boot: 20, seed: 1, condition_limit: 1.0e+8, signal_to_noise: 4}\n")
+    target = write_fit(find("compression_laws"), tmp_path, params)
+    assert set(read_json(target)["inputs"]) == {"reports/runs.csv"}
+    (kept,) = read_json(target.with_name(FITS))["fits"].values()
+    assert len(kept["draws"]) == 20
+    with pytest.raises(BitlawError, match=r"kumar_precision/fit.json: there is no such fit"):
+        write_trained(tmp_path)
+    for paper in ("kumar_precision", "qat_scaling", "capybara_fp"):
+        write_json(tmp_path / paper / "fit.json", {"views": [{"paper": paper}]})
+    views = read_json(write_trained(tmp_path))["views"]
+    assert [view["paper"] for view in views] == ["kumar_precision", "qat_scaling", "capybara_fp", "compression_laws"]
 
 
 def test_compressed_rows_share_the_law_of_the_base(table: Path) -> None:

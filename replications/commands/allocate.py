@@ -115,12 +115,13 @@ class Table:
     """A CSV file of rows, sorted by its key columns and written whole after every addition."""
 
     def __init__(self, path: Path, key: tuple[str, ...]) -> None:
-        import pandas as pd
+        """Raises BitlawError for a file that no `add` wrote."""
+        from replications.precision_predictor.results import read_trials
 
         self.path, self.key = path, key
         self.rows: list[dict[str, Any]] = []
         if path.exists():
-            self.rows = pd.read_csv(path, dtype={"checkpoint": str}).to_dict("records")
+            self.rows = read_trials(path, key)
 
     def has(self, values: tuple[Any, ...]) -> bool:
         return any(tuple(row[name] for name in self.key) == values for row in self.rows)
@@ -145,18 +146,15 @@ def _study(bench: "Bench", subject: "Subject", budgets: tuple[float, ...], width
 
 def _summary(out: Path, trials: list[dict[str, Any]], studied: list[dict[str, Any]]) -> None:
     """summary.json, the figures and a few lines, from the files as they are: so that a second call says the same."""
-    import pandas as pd
-
     from replications.precision_predictor.allocation_summary import summarise
     from replications.precision_predictor.figures_allocation import allocation_drawings
+    from replications.precision_predictor.results import read_trials
     from shared.files import write_json
     from shared.report.figures import style
     from shared.report.figures.gallery import write_gallery
 
-    def again(name: str) -> list[dict[str, Any]]:
-        return pd.read_csv(out / name, dtype={"checkpoint": str}).to_dict("records")
-
-    found = summarise(again("trials.csv"), again("surrogates.csv") if studied else [])
+    surrogates = read_trials(out / "surrogates.csv", SURROGATE_KEY) if studied else []
+    found = summarise(read_trials(out / "trials.csv", KEY), surrogates)
     write_json(out / "summary.json", found)
     with style.theme():
         write_gallery(out, allocation_drawings(found))

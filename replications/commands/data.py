@@ -73,7 +73,8 @@ def _options(check: bool, repin: bool, text: list[Path] | None, dataset: str | N
 
 
 def _pinned(check: bool) -> None:
-    from shared.corpus.build import DATA, build_data, first_difference, read_pins
+    from shared.corpus.build import DATA, build_data, first_difference
+    from shared.corpus.load import read_pins
 
     read_pins()  # without pins there is nothing to compare with: say so before minutes of work
     difference = first_difference() if DATA.exists() else f"{DATA}/ is absent"

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from replications.design_compressed import CompressedDesign
 
 WORTH = 1.1  # a part without which no interval is a tenth wider decides nothing
+HOPELESS = 100.0  # times the constant itself: an interval that wide tells nothing
 
 
 def design(
@@ -66,7 +67,10 @@ def design(
     table = Table("paper", "constant or claim", box=None, padding=(0, 2, 0, 0))
     for heading in ("simulated", "half of the 95 % interval", f"verdicts in {pools} pools"):
         table.add_column(heading, justify="right")
+    apart = [key for key, counts in expectation.verdicts.items() if set(counts) <= {"needs runs", "out of reach"}]
     for key in dict.fromkeys([*expectation.half_width, *expectation.verdicts]):
+        if key in apart:
+            continue
         true, width = expectation.true.get(key), expectation.half_width.get(key)
         counts = expectation.verdicts.get(key, {})
         table.add_row(
@@ -76,6 +80,8 @@ def design(
             ", ".join(f"{count} {verdict}" for verdict, count in counts.items()),
         )
     console().print(table)
+    if apart:
+        print(f"claims that these simulated runs say nothing about: {', '.join(claim for _, claim in apart)}")
     if compressed is not None:
         show_compressed(compressed)
     elif runs is None:
@@ -96,6 +102,7 @@ def design(
 
 def show_compressed(found: "CompressedDesign") -> None:
     """What the low-precision runs would tell, and what each part of them is worth."""
+    import numpy as np
     from rich.table import Table
 
     from replications.commands.laws import console
@@ -111,7 +118,12 @@ def show_compressed(found: "CompressedDesign") -> None:
     for row in found.expected:
         part, factor = max(row.without.items(), key=lambda item: item[1], default=("", 1.0))
         table.add_row(
-            row.paper, row.view, row.constant, f"{row.true:.3g}", f"{row.half_width:.2g}", f"{part} (x{factor:.2f})"
+            row.paper,
+            row.view,
+            row.constant,
+            f"{row.true:.3g}",
+            f"{row.half_width:.2g}" if row.half_width < HOPELESS * abs(row.true) else "cannot be told",
+            f"{part} (x{factor:.2f})" if np.isfinite(factor) else part,
         )
     console().print(table)
     table = Table("without", box=None, padding=(0, 2, 0, 0))

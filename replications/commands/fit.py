@@ -50,6 +50,8 @@ def fit(
     from shared.files import sha256_file
     from shared.laws.fit import fit as solve
 
+    if out is not None and out.exists() and not out.is_dir():
+        raise BitlawError(f"--out {out}: is a file; name a folder")
     found = read(table, columns, where)
     held = _held(fix)
     results: list[Fit] = []
@@ -82,18 +84,17 @@ def fit(
 
 def predict(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FIT.json", help="what `bitlaw fit --out` wrote")],
+    file: Annotated[Path, typer.Argument(metavar="FIT.json", help="what `bitlaw fit --out` wrote, or a fits.json")],
+    part: Annotated[str, typer.Option("--part", help="which fit of a fits.json, such as cooled/channel")] = "",
     json: Json = False,
 ) -> None:
     """What a fitted law expects at the inputs given as options: bitlaw predict FIT.json --N 1e9 --D 2e10 --bits 4."""
     import numpy as np
 
-    from replications.laws import restore
-    from shared.files import read_json
-    from shared.laws.fit import Fit, outside, predicted
+    from replications.laws import saved
+    from shared.laws.fit import outside, predicted
 
-    result = Fit.from_json(read_json(file))
-    law = restore(result.law, result.groups)
+    law, result = saved(file, part)
     at = _inputs(context.args, law)
     value, low, high = (float(v[0]) for v in predicted(law, result, {k: np.array([v]) for k, v in at.items()}))
     away = outside(result, at)
@@ -108,7 +109,8 @@ def predict(
              "inside": inside, "outside": away, "warning": warning or None}
         )  # fmt: skip
         return
-    print(f"{law.target} {value:.5g} [{low:.5g}, {high:.5g}] nats per token ({law.name}, 95 %)")
+    ends = f"[{low:.5g}, {high:.5g}]" if low <= high else "without an interval: no resample converged"
+    print(f"{law.target} {value:.5g} {ends} nats per token ({law.name}, 95 %)")
     if warning:
         print(f"warning: {warning}")
 
@@ -191,12 +193,14 @@ def _show(result: "Fit") -> None:
     table = Table("constant", box=None, padding=(0, 2, 0, 0))
     for heading in ("value", "95 % (resamples)", "95 % (profile)", "one size left out"):
         table.add_column(heading, justify="right", no_wrap=True)
+    profiled = any(e.profile_low is not None or e.profile_high is not None for e in result.parameters.values())
     for name, e in result.parameters.items():
+        held = name in result.fixed
         table.add_row(
-            name + (" (held)" if name in result.fixed else ""),
+            name + (" (held)" if held else ""),
             f"{e.value:.5g}",
-            f"{e.low:.4g} to {e.high:.4g}",
-            _ends(e.profile_low, e.profile_high),
+            f"{e.low:.4g} to {e.high:.4g}" if e.low <= e.high else "none converged",
+            _ends(e.profile_low, e.profile_high) if not profiled or held else _open(e.profile_low, e.profile_high),
             _ends(e.loo_low, e.loo_high),
         )
     console().print(table)
@@ -207,8 +211,10 @@ def _show(result: "Fit") -> None:
 
 
 def _ends(low: float | None, high: float | None) -> str:
-    if low is None and high is None:
-        return ""
+    return "" if low is None and high is None else _open(low, high)
+
+
+def _open(low: float | None, high: float | None) -> str:
     return f"{'open' if low is None else f'{low:.4g}'} to {'open' if high is None else f'{high:.4g}'}"
 
 

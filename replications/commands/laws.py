@@ -35,6 +35,7 @@ def laws(json: Json = False) -> None:
     from rich.table import Table
 
     from replications.laws import ENTRIES
+    from shared.laws.law import UNITS
     from shared.laws.recipes import RECIPES
 
     if json:
@@ -45,6 +46,7 @@ def laws(json: Json = False) -> None:
                         "paper": entry.paper,
                         "target": entry.law.target,
                         "inputs": list(entry.law.inputs),
+                        "units": entry.law.units,
                         "parameters": list(entry.law.parameters),
                         "source": entry.law.source,
                     }
@@ -59,6 +61,7 @@ def laws(json: Json = False) -> None:
         law = entry.law
         table.add_row(name, law.target, " ".join(law.inputs), " ".join(law.parameters), law.source)
     console().print(table)
+    print("inputs: " + "; ".join(f"{name} {unit}" for name, unit in UNITS.items()))
     for name, recipe in RECIPES.items():
         print(f"recipe {name}: {recipe.about}")
 
@@ -84,7 +87,7 @@ def compare(
 
     found = read(table, columns, where)
     chosen = choose(law, found, reference, table)
-    if len({one.target for one, _ in chosen}) > 1:
+    if ALL in law and len({one.target for one, _ in chosen}) > 1:
         raise BitlawError(f"{table}: has laws of the loss and of delta; name those of one target with --law")
     shared_table = _one_table(chosen, found)
     if ALL in law:
@@ -120,13 +123,13 @@ def claims(
 
     from replications.papers import GUIDE, PAPERS, find
     from shared.errors import BitlawError
-    from shared.files import read_json
+    from shared.report.results import read_ledger
 
     # People who look for the guide's claims call them so; its folder is that of the comparison between papers.
     paper = GUIDE.name if paper == "guide" else paper
     names = [find(paper).name] if paper else [*PAPERS, GUIDE.name]
     files = {name: reports / name / "claims.json" for name in names}
-    there = {name: read_json(path) for name, path in files.items() if path.exists()}
+    there = {name: read_ledger(path) for name, path in files.items() if path.exists()}
     if not there:
         raise BitlawError(f"{files[names[0]]}: no claims are judged yet; run `bitlaw replicate claims {names[0]}`")
     if json:

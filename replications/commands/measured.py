@@ -25,9 +25,7 @@ def clean_law(name: str) -> "CleanLaw | None":
 
     from replications.precision_predictor.effective import CleanLaw, clean_of_pool
     from shared.errors import BitlawError
-    from shared.files import read_json
     from shared.laws.chinchilla import LAW
-    from shared.laws.result import Fit
 
     tables = Path("reports/runs.csv"), Path("reports/measurements.csv")
     if name == "none" or (not name and not all(path.exists() for path in tables)):
@@ -41,14 +39,13 @@ def clean_law(name: str) -> "CleanLaw | None":
         theta = LAW.internal({key: values[f"besiroglu_{key}"] for key in LAW.parameters})
         # Its published intervals are of single constants, which are strongly tied: none is made of them here.
         return CleanLaw(LAW, np.stack([theta, theta]), "Chinchilla's law by Besiroglu et al. 2024, without interval")
-    from replications.laws import restore
+    from replications.laws import saved
     from replications.penalty import check_base_law
 
     try:
-        result = Fit.from_json(read_json(Path(name)))
+        law, result = saved(Path(name))
     except BitlawError as error:
-        raise BitlawError(f"--base-law {name}: {error}; or use {BASE_LAWS}") from error
-    law = restore(result.law, result.groups)
+        raise BitlawError(f"--base-law {error}; or use {BASE_LAWS}") from error
     check_base_law(law, 1.0)
     return CleanLaw.of(law, result, f"{law.name} of {name}")
 

@@ -190,17 +190,14 @@ def _saved(names: list[str], cells: "Sequence[Cell]") -> "list[Cell]":
 def _base_law(path: Path | None, tokens: float | None) -> "tuple[Law, Fit] | None":
     if path is None:
         return None
-    from replications.laws import restore
+    from replications.laws import saved
     from replications.penalty import check_base_law
     from shared.errors import BitlawError
-    from shared.files import read_json
-    from shared.laws.result import Fit
 
     try:
-        result = Fit.from_json(read_json(path))
+        law, result = saved(path)
     except BitlawError as error:
-        raise BitlawError(f"--base-law {path}: {error}") from error
-    law = restore(result.law, result.groups)
+        raise BitlawError(f"--base-law {error}") from error
     check_base_law(law, tokens)
     return law, result
 

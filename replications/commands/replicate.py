@@ -14,11 +14,15 @@ Params = Annotated[Path, typer.Option(help="settings of the analysis")]
 
 @app.command()
 def fit(paper: Name, reports: Reports = Path("reports"), params: Params = Path("params.yaml")) -> None:
-    """Fit the paper's law to runs.csv and measurements.csv; writes reports/PAPER/fit.json."""
-    from replications import papers
+    """Fit the paper's laws to runs.csv and measurements.csv; writes reports/PAPER/fit.json."""
+    from replications import papers, trained
+    from shared.files import read_json
 
-    target = papers.write_fit(papers.find(paper), reports, params)
-    print(*papers.exponent_lines(target), target, sep="\n")
+    target = trained.write_fit(papers.find(paper), reports, params)
+    found = read_json(target)
+    lines = papers.exponent_lines(target) if "parts" in found else []
+    lines += [f"{view['view']}: {view['rows']} rows, {view['status']}" for view in found.get("views", [])]
+    print(*lines, target, sep="\n")
 
 
 @app.command()
@@ -31,15 +35,11 @@ def claims(paper: Name, reports: Reports = Path("reports")) -> None:
 
 
 @app.command()
-def trained(reports: Reports = Path("reports"), params: Params = Path("params.yaml")) -> None:
-    """Fit the papers' laws of the loss to our low-precision runs; writes reports/comparison/trained.json."""
+def trained(reports: Reports = Path("reports")) -> None:
+    """Gather the papers' fits to our low-precision runs; writes reports/comparison/trained.json."""
     from replications import trained as runs
-    from shared.files import read_json
 
-    target = runs.write_trained(reports, params)
-    for view in read_json(target)["views"]:
-        print(f"{view['paper']}, {view['view']}: {view['rows']} rows, {view['status']}")
-    print(target)
+    print(runs.write_trained(reports))
 
 
 @app.command()

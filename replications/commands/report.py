@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 ReportsFolder = Annotated[Path, typer.Option("--reports", help="folder of the tables and results")]
 Paper = Annotated[str, typer.Argument(help="a folder of replications/, such as kumar_precision")]
 Show = Annotated[bool, typer.Option("--show", help="print what the last report says, write nothing")]
+Figures = Annotated[
+    Path | None, typer.Option("--figures", metavar="DIR", help="write every figure there instead, for a paper")
+]
+Form = Annotated[str, typer.Option("--format", help="of --figures: svg or pdf; default svg")]
 Update = Annotated[bool, typer.Option("--update", help="make the present results the goldens")]
 Order = Annotated[bool, typer.Option("--order", help="compare claims with their rows: which is older in git")]
 
@@ -35,12 +39,21 @@ def compare(reports: ReportsFolder = REPORTS) -> None:
         print(path)
 
 
-def report(reports: ReportsFolder = REPORTS, show: Show = False) -> None:
+def report(reports: ReportsFolder = REPORTS, show: Show = False, figures: Figures = None, form: Form = "") -> None:
     """Write reports/index.html, metrics.json and plots/; print fitted against published exponents."""
     from rich.console import Console
 
     from replications import results
+    from shared.errors import BitlawError
 
+    if figures is not None:
+        from replications.paper_figures import write_figures
+
+        for path in write_figures(reports, figures, form or "svg"):
+            print(path)
+        return
+    if form:
+        raise BitlawError(f"--format {form}: is that of figures; name their folder with --figures")
     target = results.page_of(reports) if show else results.write_report(reports)
     for fit in results.fits(reports):
         Console().print(exponents(fit))

@@ -16,7 +16,9 @@ PaperName = Annotated[str | None, typer.Option("--paper", help="only what this p
 CorpusName = Annotated[str | None, typer.Option("--corpus", help="another corpus than the profile's")]
 ReportsFolder = Annotated[Path | None, typer.Option("--reports", help="folder of the tables; else the profile's")]
 BuildFolder = Annotated[Path | None, typer.Option("--build", help="folder of checkpoints; else the profile's")]
-Workers = Annotated[int, typer.Option("--workers", min=1, max=256, help="local processes")]
+Workers = Annotated[
+    int, typer.Option("--workers", min=1, max=256, help="local processes (Ray counts the machines' CPUs itself)")
+]
 Processes = Annotated[
     int, typer.Option("--processes", min=1, max=64, help="processes that share each trunk (torchrun)")
 ]
@@ -28,6 +30,8 @@ Checkpoints = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print what it would cost, and stop")]
+Executor = Annotated[str, typer.Option("--executor", help="local, or ray: a task each trunk (docs/cluster.md)")]
+Address = Annotated[str, typer.Option("--address", help="of the Ray cluster: auto, or HOST:PORT")]
 Repeats = Annotated[bool, typer.Option("--repeats", help="allow horizons beyond the corpus: its text is seen again")]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="also train finished runs whose checkpoint is not here")]
 
@@ -42,6 +46,8 @@ def train(
     corpus: CorpusName = None,
     workers: Workers = 2,
     processes: Processes = 1,
+    executor: Executor = "local",
+    address: Address = "auto",
     device: Device = "auto",
     reports: ReportsFolder = None,
     build: BuildFolder = None,
@@ -51,16 +57,20 @@ def train(
 ) -> None:
     """Train what a profile still lacks. Ctrl-C saves and stops; the same command goes on."""
     from shared.sweep.ledger import Ledger
-    from shared.sweep.tables import read_runs
+    from shared.sweep.tables import read_base_losses, read_runs
 
+    check_executor(executor)
     want = expected(profile, paper, corpus)
     reports, build = folders(want, reports, build)
     ledger = Ledger(build)
+    losses = read_base_losses(reports)
     done = {
         run_id
-        for (run_id,) in read_runs(reports)
+        for (run_id,), row in read_runs(reports).items()
         # A checkpoint that is not here is missed only on request, a damaged one is always trained again.
-        if ledger.whole(run_id, warn) or not (rebuild or ledger.run_folder(run_id).exists())
+        if not (rebuild or ledger.run_folder(run_id).exists())
+        # A base run whose losses the reports lost is put in again.
+        or ((row["base_run_id"] or row["diverged"] == "True" or run_id in losses) and ledger.whole(run_id, warn))
     }
     runs = [run for run in want.runs if run.spec.run_id not in done]
     if dry_run:
@@ -71,7 +81,7 @@ def train(
         return
     if not repeats:
         check_horizons(runs)
-    start(plan_of(want, runs, {}, device, build), reports, workers, processes)
+    start(plan_of(want, runs, {}, device, build, executor), reports, workers, processes, executor, address)
     print(f"{profile}: {len(runs)} runs finished, {len(want.runs)} in all; table {reports / 'runs.csv'}")
 
 
@@ -80,6 +90,8 @@ def measure(
     paper: PaperName = None,
     corpus: CorpusName = None,
     workers: Workers = 2,
+    executor: Executor = "local",
+    address: Address = "auto",
     device: Device = "auto",
     reports: ReportsFolder = None,
     build: BuildFolder = None,
@@ -93,6 +105,7 @@ def measure(
     """
     from shared.sweep.ledger import Ledger
 
+    check_executor(executor)
     want = expected(profile, paper, corpus)
     reports, build = folders(want, reports, build)
     ledger = Ledger(build)
@@ -113,7 +126,7 @@ def measure(
         from shared.sweep.kept import restore
 
         restore(checkpoints, ledger, here)
-    start(plan_of(want, here, cells, device, build), reports, workers)
+    start(plan_of(want, here, cells, device, build, executor), reports, workers, 1, executor, address)
     print(f"{profile}: measured; table {reports / 'measurements.csv'}")
     if checkpoints is not None:
         from shared.evaluate.ptq import rivals
@@ -236,19 +249,39 @@ def lacking_of_kept(want: "Expected", lacking: "dict[str, list]", folder: Path, 
     return found
 
 
-def plan_of(want: "Expected", runs: "list[Run]", cells: "dict[str, list]", device: str, build: Path) -> "Plan":
+def check_executor(name: str) -> None:
+    """Raises BitlawError for an unknown executor."""
+    from shared.errors import BitlawError, nearest
+
+    known = ["local", "ray"]
+    if name not in known:
+        raise BitlawError(f"--executor {name!r} is unknown{nearest(name, known) or ': use local or ray'}")
+
+
+def plan_of(
+    want: "Expected", runs: "list[Run]", cells: "dict[str, list]", device: str, build: Path, executor: str = "local"
+) -> "Plan":
     from shared.sweep.launch import git_state
     from shared.sweep.worker import Plan
     from shared.train.device import pick
 
-    pick(device)
+    if executor == "local":
+        pick(device)
     root = Path.cwd()
-    return Plan(root, build.resolve(), runs, cells, device, want.profile.save_seconds, git_state(root))
+    # Not resolved: on another machine a linked build folder may lead elsewhere.
+    return Plan(root, build.absolute(), runs, cells, device, want.profile.save_seconds, git_state(root))
 
 
-def start(plan: "Plan", reports: Path, workers: int, processes: int = 1) -> None:
+def start(
+    plan: "Plan", reports: Path, workers: int, processes: int = 1, executor: str = "local", address: str = "auto"
+) -> None:
     from shared.sweep.launch import checked, launch
 
+    if executor == "ray":
+        from shared.sweep.cluster import launch_on_ray
+
+        checked(launch_on_ray(plan, reports, address, warn, processes))
+        return
     checked(launch(plan, reports, workers, warn, processes))
 
 

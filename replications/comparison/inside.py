@@ -13,38 +13,25 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from shared.errors import BitlawError
 from shared.laws.law import Array
+from shared.laws.tables import Kind, read_table
 from shared.report.evidence import Seen
 
 Evidence = dict[str, Seen]
-COLUMNS = (
-    "run_id",
-    "size",
-    "n_blocks",
-    "tokens",
-    "cooled",
-    "seed",
-    "weights",
-    "activations",
-    "quantity",
-    "of",
-    "value",
-)
+COLUMNS: dict[str, Kind] = {
+    "run_id": "text", "size": "text", "n_blocks": "positive", "tokens": "positive", "cooled": "flag", "seed": "text",
+    "weights": "text", "activations": "text", "quantity": "text", "of": "text", "value": "number",
+}  # fmt: skip
 PAIR = ["size", "n_blocks", "tokens", "seed"]
 BITS = ("INT4", "INT3", "INT2")
 
 
 def read_statistics(path: Path) -> pd.DataFrame:
-    """Rows of the table; none where there is no file. Raises BitlawError for a missing column."""
-    texts = dict.fromkeys(("run_id", "size", "weights", "activations", "quantity", "of"), str)
+    """Rows of the table; none where there is no file. Raises BitlawError for a bad table, naming the cell."""
     if not path.exists():
-        return pd.DataFrame({name: [] for name in COLUMNS}).astype(texts)
-    table = pd.read_csv(path, dtype=texts)
-    for name in COLUMNS:
-        if name not in table:
-            raise BitlawError(f"{path}: column '{name}' is missing; write it again with `bitlaw statistics`")
-    return table
+        texts = [name for name, kind in COLUMNS.items() if kind == "text"]
+        return pd.DataFrame({name: [] for name in COLUMNS}).astype(dict.fromkeys(texts, str))
+    return read_table(path, COLUMNS)
 
 
 def collect(statistics: pd.DataFrame, pool: pd.DataFrame) -> Evidence:

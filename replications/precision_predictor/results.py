@@ -5,7 +5,7 @@ predictor  low_data  engineer  numerics  decode  allocate: one folder each, `tab
 surrogates.csv) as `bitlaw STUDY --out` writes it. `surface` is read off the pool's own two tables.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ from replications.precision_predictor import (
     predictor,
     surface,
 )
+from shared.errors import BitlawError
 from shared.files import read_json, write_json
+from shared.laws.tables import read_csv
 from shared.report.evidence import Seen
 from shared.report.figures import style
 from shared.report.figures.gallery import Drawing, write_gallery
@@ -95,11 +97,22 @@ def _decode(folder: Path, reports: Path) -> Summary | None:
 def _allocate(folder: Path, reports: Path) -> Summary | None:
     if not (folder / "trials.csv").exists():
         return None
-    tables = [folder / name for name in ("trials.csv", "surrogates.csv")]
     trials, studied = (
-        pd.read_csv(path, dtype={"checkpoint": str}).to_dict("records") if path.exists() else [] for path in tables
+        read_trials(folder / name, ("checkpoint", "budget")) if (folder / name).exists() else []
+        for name in ("trials.csv", "surrogates.csv")
     )
     return allocation_summary.summarise(trials, studied)
+
+
+def read_trials(path: Path, key: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of a table of `bitlaw allocate`. Raises BitlawError: no such table, or a row without its key."""
+    table = read_csv(path, dtype={name: str for name in key if name != "budget"})
+    for name in key:
+        if name not in table or table[name].isna().any():
+            raise BitlawError(f"{path}: column '{name}' is missing or has empty cells; remove the file, and run again")
+    if not pd.api.types.is_numeric_dtype(table["budget"]):
+        raise BitlawError(f"{path}: column 'budget' has cells that are no numbers; remove the file, and run again")
+    return table.to_dict("records")
 
 
 def _surface(folder: Path, reports: Path) -> Summary | None:

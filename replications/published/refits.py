@@ -21,7 +21,7 @@ from replications.published.sources import locate, sources
 from replications.qat_scaling.law import LAW as CHEN
 from shared.files import sha256_file, write_json
 from shared.laws import chinchilla
-from shared.laws.compare import ROLLOUT, Comparison, compare
+from shared.laws.compare import LEFT_OUT, ROLLOUT, Comparison, compare
 from shared.laws.fit import Fit, fit, hold
 from shared.laws.law import Array, Columns, Law
 from shared.laws.terms import LEVEL, LOG_D, LOG_N, Parameter, Term, law_of_terms, split
@@ -83,6 +83,7 @@ def write_refits(reports: Path, n_boot: int = N_BOOT) -> list[Path]:
                     error.value, error.low, error.high, ON_QUEST if name.startswith("quest") else ON_QUARTET,
                     f"mean |ln(measured / predicted)| of {error.rows} unseen runs",
                 )  # fmt: skip
+    refits |= without_tokens(compared)
     inputs = {name: sha256_file(locate(name)) for name in ("chinchilla", "quest", "quartet")}
     known = sources()
     target = reports / "published"
@@ -312,6 +313,26 @@ def extrapolation_deltas() -> dict[str, Comparison]:
         name: compare([chen, multiplier], rows.assign(G=128.0), recipe=LOG_SQUARES, seed=SEED)
         for name, rows in parts.items()
     }
+
+
+def without_tokens(compared: Mapping[str, Comparison]) -> Refits:
+    """What leaving D out of Chen's law costs: the error of the multiplier of `extrapolation_deltas`, each size left
+    out, less that of the law."""
+    refits = {}
+    for name, comparison in compared.items():
+        by_law = {score.law: score for score in comparison.scores}
+        if set(by_law) != {"chen_delta", "multiplier"} or comparison.split != LEFT_OUT:
+            continue
+        gap, sign = by_law["multiplier"].behind, 1.0
+        if gap is None:
+            gap, sign = by_law["chen_delta"].behind, -1.0
+        assert gap is not None
+        low, high = sorted((sign * gap.low, sign * gap.high))
+        refits[f"{name}/without_D_less_with_D"] = Refit(
+            sign * gap.value, low, high, ON_QUEST if name.startswith("quest") else ON_QUARTET,
+            f"difference of the mean |ln(measured / predicted)| of {gap.rows} unseen runs",
+        )  # fmt: skip
+    return refits
 
 
 def once(comparison: Comparison) -> Comparison:

@@ -63,6 +63,21 @@ ON_PUBLISHED_RUNS = (
         ),
         ("quartet/backward/gamma_D",),
     ),
+    (
+        _refitted(
+            "C11b",
+            "Without D the law predicts worse",
+            "Appendix I: 13.8 % against 5.2 % (W4A16), 8.6 % against 4.7 % (W4A4)",
+            "error without D less error with D > 0, each size left out in turn, on QuEST at 2, 3 and 4 bits and on "
+            "Quartet's MXFP4 forward pass",
+            0.0,
+            math.inf,
+        ),
+        (
+            *(f"quest/extrapolation/delta_{bits}/without_D_less_with_D" for bits in (2, 3, 4)),
+            "quartet/extrapolation/delta_forward/without_D_less_with_D",
+        ),
+    ),
 )
 NEEDS_RUNS = (
     (

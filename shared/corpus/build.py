@@ -10,6 +10,7 @@ from pathlib import Path
 
 from shared.corpus.deduplicate import Deduplicated, Document, deduplicate
 from shared.corpus.extract import HELD_OUT_OF, documents
+from shared.corpus.load import PINS, read_pins
 from shared.corpus.lock import LOCK, SPLITS, Package, check_size, fetch, read_lock, repin, write_lock
 from shared.corpus.tokenizer import COMMITTED, load_tokenizer, train_tokenizer
 from shared.corpus.write import Tell, counting, quiet, write_description, write_tokens
@@ -17,7 +18,6 @@ from shared.errors import BitlawError
 from shared.files import sha256_file, write_text
 
 DATA = Path("data")
-PINS = Path("data.sha256")
 # The tokenizer sees both languages, about as much of each as training on it deserves.
 SAMPLE_BYTES = {"python": 24_000_000, "english": 8_000_000}
 SPLIT_STATEMENTS = {
@@ -73,23 +73,6 @@ def first_difference() -> str | None:
         if path.as_posix() not in pinned:
             return f"{path}: is not in {PINS}; move it out of {DATA}/"
     return None
-
-
-def read_pins() -> dict[str, str]:
-    """data.sha256: {file: sha256}, in its order. Raises BitlawError when it is missing or malformed."""
-    try:
-        lines = PINS.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BitlawError(f"{PINS}: cannot be read; restore it from git") from error
-    pins = {}
-    for row, line in enumerate(lines, start=1):
-        digest, _, name = line.partition("  ")
-        if len(digest) != 64 or not name:
-            raise BitlawError(f"{PINS}, line {row}: is not '<sha256>  <file>'; restore it from git")
-        pins[name] = digest
-    if not pins:
-        raise BitlawError(f"{PINS}: is empty; restore it from git")
-    return pins
 
 
 def _clean(packages: list[Package], tell: Tell) -> dict[str, Deduplicated]:

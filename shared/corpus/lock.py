@@ -17,6 +17,7 @@ import yaml
 
 from shared.errors import BitlawError
 from shared.files import sha256_file, write_text
+from shared.yaml_file import read_yaml
 
 LOCK = Path("corpus.lock")
 DOWNLOADS = Path("build/downloads")
@@ -56,12 +57,8 @@ def read_lock(path: Path = LOCK, *, pinned: bool = True) -> list[Package]:
     Raises BitlawError for a missing or malformed lock, an unknown corpus, split or licence, and a download over
     150 MB.
     """
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))["packages"]
-    except OSError as error:
-        raise BitlawError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise BitlawError(f"{path}: is not a YAML list under 'packages'") from error
+    values = read_yaml(path)
+    entries = values.get("packages") if isinstance(values, dict) else None
     if not isinstance(entries, list) or not entries:
         raise BitlawError(f"{path}: 'packages' must be a list with at least one package")
     packages = [_package(path, row, entry, pinned) for row, entry in enumerate(entries, start=1)]
@@ -98,14 +95,15 @@ def _package(path: Path, row: int, entry: Any, pinned: bool) -> Package:
     if pinned and not all(entry.get(key) for key in pins):
         raise BitlawError(f"{where} ({entry['name']}): has no hash yet; run `bitlaw data build --repin`")
     filename, digest = str(entry.get("filename") or ""), str(entry.get("sha256") or "")
+    size = entry.get("size") or 0
+    if not isinstance(size, int) or not 0 <= size <= 2**63:
+        raise BitlawError(f"{where} ({entry['name']}): size must be a number of bytes")
     # The file name becomes a path: nothing but a plain portable wheel may pass.
     if pinned and not re.fullmatch(r"[\w.+-]+-none-any\.whl", filename):
         raise BitlawError(f"{where} ({entry['name']}): '{filename}' is no portable wheel (*-none-any.whl)")
     if pinned and not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise BitlawError(f"{where} ({entry['name']}): sha256 must have 64 hexadecimal digits")
-    return Package(
-        **{key: entry[key] for key in asked}, filename=filename, size=int(entry.get("size") or 0), sha256=digest
-    )
+    return Package(**{key: entry[key] for key in asked}, filename=filename, size=size, sha256=digest)
 
 
 def write_lock(packages: list[Package], path: Path = LOCK) -> None:

@@ -21,6 +21,8 @@ from shared.corpus.write import Tell, counting, quiet, write_description, write_
 from shared.errors import BitlawError
 from shared.files import read_json, sha256_file
 
+# `datasets` reports each load to its makers, that of a local file too: no network unless asked.
+datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
 OWN = Path("build/corpora")
 VALIDATION_SHARE = 0.1
 WINDOW = 257  # a context of 256 tokens and the token after it

@@ -52,13 +52,15 @@ class Error:
 
 @dataclass(frozen=True)
 class Score:
-    """One law. `errors` by the name of the split; one that the law or the table does not allow is absent."""
+    """One law. `errors` by the name of the split; one that the law or the table does not allow is absent. `behind` is
+    its error less that of the winner on the split that decides, both on the same resamples; None for the winner."""
 
     law: str
     parameters: int
     rms: float  # on the recipe's scale, over all rows
     aicc: float  # less that of the best law; NaN when there are too few rows
     errors: dict[str, Error]
+    behind: Error | None = None
 
 
 @dataclass(frozen=True)
@@ -144,11 +146,14 @@ def compare(
             rms=_rms(law, solved),
             aicc=criterion[law.name] - least,
             errors={which: _summary(values, splits, which) for which, values in errors[law.name].items()},
+            behind=None
+            if law is ranked[0]
+            else _summary(errors[law.name][split] - errors[ranked[0].name][split], splits, split),
         )
         for law in ranked
         for solved in [next(s for other, _, _, s in found if other.name == law.name)]
     )
-    real, statement = _statement(scores, {law.name: errors[law.name][split] for law in laws}, split)
+    real, statement = _statement(scores, split)
     return Comparison(scores, split, scores[0].law, real, statement, tuple(notes))
 
 
@@ -271,21 +276,17 @@ def _doubled_surprise(cost: float, n: int, huber: float | None) -> float:
     return float(minimize_scalar(at, bounds=bracket, method="bounded").fun)
 
 
-def _statement(scores: tuple[Score, ...], errors: dict[str, Array], split: str) -> tuple[bool, str]:
+def _statement(scores: tuple[Score, ...], split: str) -> tuple[bool, str]:
     best = scores[0]
     mine = best.errors[split]
     said = f"{best.law} predicts best ({split}): off by {_percent(mine.value, mine.low, mine.high)}"
-    rivals: list[tuple[Score, float, float]] = []
-    for other in scores[1:]:
-        apart = errors[other.law][1:] - errors[best.law][1:]
-        ends = interval(apart[np.isfinite(apart)])
-        rivals.append((other, float(ends[0]), float(ends[1])))
-    close = [other.law for other, low, _ in rivals if low <= 0]
-    second, low, high = rivals[0]
-    gap = second.errors[split].value - mine.value
-    said += f", {second.law} by {second.errors[split].value:.2%}; the difference, {_percent(gap, low, high)}, "
-    said += "may be chance" if low <= 0 else "is real: every interval of a difference to the others is above zero"
-    if low > 0 and close:
+    rivals = [(other, other.behind) for other in scores[1:] if other.behind is not None]
+    close = [other.law for other, gap in rivals if gap.low <= 0]
+    second, gap = rivals[0]
+    said += f", {second.law} by {second.errors[split].value:.2%}; "
+    said += f"the difference, {_percent(gap.value, gap.low, gap.high)}, "
+    said += "may be chance" if gap.low <= 0 else "is real: every interval of a difference to the others is above zero"
+    if gap.low > 0 and close:
         said = said.replace("every interval of a difference to the others is above zero", "over these runs")
         said += f"; that to {', '.join(close)} may be chance"
     by_criterion = min(scores, key=lambda score: score.aicc)

@@ -85,7 +85,7 @@ def fit(
     hits = tuple(_bound_hits(law, theta))
     enough = len(solved.draws) >= 0.9 * solved.n_boot
     ok = solved.converged and enough and said.settled and said.tau < LARGEST_TAU
-    weak = _weaknesses(law, solved.columns, condition, weakest, condition_limit)
+    weak = _weaknesses(law, solved.columns, theta, condition, weakest, condition_limit)
     if not condition <= condition_limit and np.sum(counted > 0) < 2 * len(theta):
         weak.append(
             f"only {np.sum(counted > 0)} of {len(counted)} residuals lie within Huber's corner, and the others hold no "
@@ -111,7 +111,8 @@ def fit(
     reasons += [*solved.notes, *observations(law, table)]
 
     found = estimates(law, theta, solved.draws, solved.loo)
-    if profile and len(solved.target) <= LARGE:
+    # A search that has not arrived has no cost for others to rise from.
+    if profile and solved.converged and len(solved.target) <= LARGE:
         free = int(np.sum(law.bounds[:, 1] > law.bounds[:, 0]))  # constants that `fixed` holds are not fitted
         dof = max(len(solved.target) - free, 1)
         rise = 0.5 * float(stats.t.ppf(0.975, dof)) ** 2 * solved.noise_cost
@@ -227,7 +228,7 @@ def _bound_hits(law: Law, theta: Array) -> list[str]:
     return [name for name, hit in zip(law.parameters, at_bound, strict=True) if hit]
 
 
-def _weaknesses(law: Law, columns: Columns, condition: float, weakest: Array, limit: float) -> list[str]:
+def _weaknesses(law: Law, columns: Columns, theta: Array, condition: float, weakest: Array, limit: float) -> list[str]:
     reasons = [
         f"{key} has two values only, so its exponent passes through two points and is untested"
         for key, column in columns.items()
@@ -236,7 +237,31 @@ def _weaknesses(law: Law, columns: Columns, condition: float, weakest: Array, li
     names = ", ".join(name for name, part in zip(law.parameters, weakest, strict=True) if abs(part) > 0.3)
     pair = collinear(columns)
     if pair:
-        reasons.append(f"{pair}, so that {names} cannot be told apart (condition number {condition:.1e})")
+        first, second, power = pair
+        exponents = _exponents(law, columns, theta, (first, second))
+        told = f"the exponents {', '.join(exponents)}" if exponents else names
+        reasons.append(
+            f"columns '{first}' and '{second}' move together in every row ({second} ~ {first}^{power:.3g}), "
+            f"so that {told} cannot be told apart (condition number {condition:.1e})"
+        )
     elif not condition <= limit:
         reasons.append(f"{names} cannot be told apart by these inputs (condition number {condition:.1e})")
     return reasons
+
+
+def _exponents(law: Law, columns: Columns, theta: Array, inputs: tuple[str, ...]) -> list[str]:
+    """The constants that are exponents of these inputs: over the slope of some other constant (the factor of their
+    term), theirs is a straight line in the logarithm of the input, and not level."""
+    found = set()
+    n = len(next(iter(columns.values())))
+    for name in inputs:
+        log_x = np.linspace(np.log(columns[name].min()), np.log(columns[name].max()), 4)
+        for row in {0, n // 2, n - 1}:  # a term may be absent at one of them
+            at = {key: np.full(4, column[row]) for key, column in columns.items()} | {name: np.exp(log_x)}
+            slopes = law.gradient(theta, at)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = slopes[:, :, None] / slopes[:, None, :]
+                change, bend, size = np.diff(ratio, axis=0), np.diff(ratio, 2, axis=0), np.max(np.abs(ratio), axis=0)
+            straight = np.all(np.abs(bend) < 1e-6 * size, axis=0) & np.all(np.abs(change) > 1e-3 * size, axis=0)
+            found |= set(np.flatnonzero(straight.any(axis=1)))
+    return [law.parameters[k] for k in sorted(found)]

@@ -8,6 +8,28 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Columns = Mapping[str, Array]
+# Of the inputs and targets of all laws, as tables hold them.
+UNITS = {
+    "N": "parameters without embeddings",
+    "D": "training tokens",
+    "bits": "bits of a weight",
+    "P_w": "bits of weights in training",
+    "P_a": "bits of activations in training",
+    "P_kv": "bits of keys and values in training",
+    "P_post": "bits of a weight after training",
+    "G": "elements that share a scale",
+    "B": "elements that share a scale",
+    "E": "exponent bits",
+    "M": "mantissa bits",
+    "compression": "names of groups",
+    "relative_mse": "share of the weights' squares that their format loses",
+    "relative_mse_a": "share of the activations' squares that their format loses",
+    "relative_mse_kv": "share of the squares of keys and values that their format loses",
+    "relative_mse_b": "share of the squares lost of what backward products alone cast",
+    "trained": "1: trained in the format, 0: rounded after training",
+    "loss": "nats per token",
+    "delta": "nats per token, over the unquantized loss",
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +58,11 @@ class Law:
     unquantized: Mapping[str, float] = field(default_factory=dict)
     grouped: str | None = None  # the input that holds codes 0, 1, ... of `groups`; 0 is the unquantized one
     groups: tuple[str, ...] = ()
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Of the inputs and the target, where they are known."""
+        return {name: UNITS[name] for name in (*self.inputs, self.target) if name in UNITS}
 
     def raw(self, theta: Array) -> dict[str, float]:
         """One internal vector (P,) as the paper's named constants."""

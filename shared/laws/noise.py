@@ -88,5 +88,5 @@ def seed_noise(
     mean_square = float(np.mean(unit**2))
     products = float(np.sum(sums**2 - squares))
     shared = float(np.clip(products / pairs / mean_square, 0, 1)) if pairs and mean_square else 0.0
-    dof = len(rows) - (kept[strata].nunique() if strata in kept else 1)
+    dof = max(0, len(rows) - (kept[strata].nunique() if strata in kept else 1))
     return SeedNoise(cv=cv, shared=shared, cells=int(kept.groupby(cell).ngroups), dof=dof, by=by)

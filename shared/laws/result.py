@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, ValidationError
 
+from shared.checked import place
 from shared.errors import BitlawError
 from shared.laws.law import Array, Columns, Law
 from shared.laws.noise import NO_NOISE, SeedNoise
@@ -14,6 +16,7 @@ Status = Literal["CONVERGED", "BOUND_HIT", "WEAKLY_IDENTIFIED", "FAILED"]
 
 INTERVAL = (0.025, 0.975)
 ARRAYS = ("theta", "draws", "start_costs")
+KEPT = 200  # draws in a file that goes into git: the ends of a 95 % interval rest on five of them each
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,11 @@ class Fit:
         """Plain values, all draws included."""
         return {**self.summary(), **{name: getattr(self, name).tolist() for name in ARRAYS}}
 
+    def kept(self) -> dict[str, Any]:
+        """As `to_json`, with at most KEPT of the draws, taken evenly."""
+        draws = self.draws[:: max(1, -(-len(self.draws) // KEPT))]
+        return {**self.to_json(), "draws": draws.tolist()}
+
     def summary(self) -> dict[str, Any]:
         """Plain values without the arrays: what `bitlaw fit --json` prints."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ARRAYS}
@@ -89,21 +97,66 @@ class Fit:
     def from_json(cls, values: Mapping[str, Any]) -> "Fit":
         """Raises BitlawError when `values` are not those of `to_json`."""
         try:
-            parsed = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+            parsed = dict(_Saved.model_validate(values))
             for name in ARRAYS:
-                parsed[name] = np.array(values[name], dtype=float)
+                parsed[name] = np.array(parsed[name], dtype=float)
+            parsed["draws"] = parsed["draws"].reshape(-1, len(parsed["theta"]))
             for name in ("chi2_per_dof", "objective", "rms", "condition_number"):
-                if parsed.get(name) is None:  # a file has no word for what is not finite
+                if parsed[name] is None:  # a file has no word for what is not finite
                     parsed[name] = float("inf" if name == "condition_number" else "nan")
-            parsed["parameters"] = {name: Estimate(**value) for name, value in values["parameters"].items()}
-            parsed["residuals"] = tuple(Residual(**value) for value in values["residuals"])
-            parsed["noise"] = SeedNoise(**values["noise"])
-            parsed["domain"] = {name: (low, high) for name, (low, high) in values["domain"].items()}
-            for name in ("reasons", "bound_hits", "groups"):
-                parsed[name] = tuple(values.get(name, ()))
+            parsed["parameters"] = {name: Estimate(**value) for name, value in parsed["parameters"].items()}
+            parsed["residuals"] = tuple(Residual(**value) for value in parsed["residuals"])
+            parsed["noise"] = SeedNoise(**parsed["noise"])
             return cls(**parsed)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BitlawError(f"these values are not a saved fit ({error!r}); save one with Fit.to_json") from error
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_context=False)[0]
+            said = f"{place(fault['loc'])}: {fault['msg'].lower()}"
+            raise BitlawError(f"these values are not a saved fit ({said}); save one with Fit.to_json") from error
+        except (TypeError, ValueError) as error:
+            raise BitlawError(f"these values are not a saved fit ({error}); save one with Fit.to_json") from error
+
+    def check(self, law: Law) -> None:
+        """Raises BitlawError when these are not constants and inputs of `law`."""
+        P = len(law.parameters)
+        lacking = [name for name in law.inputs if name not in self.domain]
+        if self.theta.shape != (P,) or self.draws.shape[1:] != (P,) or set(self.parameters) != set(law.parameters):
+            raise BitlawError(f"these are not the {P} constants of {law.name}; fit it again")
+        if lacking:
+            raise BitlawError(f"the fitted range of {', '.join(lacking)} is missing; fit {law.name} again")
+
+
+Loose = Annotated[float, AllowInfNan(True)] | None
+
+
+class _Saved(BaseModel):
+    """What `Fit.to_json` writes; what predictions are computed from is finite."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    law: str
+    status: Status
+    reasons: tuple[str, ...] = ()
+    parameters: dict[str, dict[str, Loose]]
+    theta: list[float] = Field(min_length=1)
+    draws: list[list[float]]
+    failed_draws: int
+    start_costs: list[Loose]
+    share_of_starts_within_1pct: Loose
+    condition_number: Loose = None
+    bound_hits: tuple[str, ...] = ()
+    chi2_per_dof: Loose = None
+    tau: Loose
+    noise: dict[str, Any]
+    seed_sd: Loose
+    residuals: list[dict[str, Any]]
+    rows: int
+    domain: dict[str, tuple[float, float]]
+    recipe: str = "weighted"
+    objective: Loose = None
+    rms: Loose = None
+    fixed: dict[str, float] = {}
+    groups: tuple[str, ...] = ()
+    resampling: str = "trunks"
 
 
 def interval(values: Array) -> tuple[Array, Array]:
@@ -122,12 +175,16 @@ def predicted(law: Law, result: Fit, columns: Columns) -> tuple[Array, Array, Ar
 
 
 def outside(result: Fit, at: Mapping[str, float]) -> dict[str, float]:
-    """How far inputs lie outside the fitted domain: the factor beyond the nearest fitted value (D = 4 times the
-    largest: 4; N = a third of the smallest: 1/3). Inputs inside, and the codes of groups, are absent. An input whose
-    nearest fitted value is zero has factor infinity.
+    """How far inputs lie outside the fitted domain (`beyond`). The codes of groups are never outside."""
+    return beyond(result.domain, at)
+
+
+def beyond(domain: Mapping[str, tuple[float, float]], at: Mapping[str, float]) -> dict[str, float]:
+    """How far inputs lie outside a domain: the factor beyond the nearest value in it (D = 4 times the largest: 4; N = a
+    third of the smallest: 1/3). Inputs inside are absent. An input whose nearest value is zero has factor infinity.
     """
     found = {}
-    for name, (low, high) in result.domain.items():
+    for name, (low, high) in domain.items():
         edge = high if at[name] > high else low if at[name] < low else None
         if edge is not None:
             found[name] = at[name] / edge if edge else float("inf")
@@ -151,4 +208,15 @@ def estimates(law: Law, theta: Array, draws: Array, loo: Array) -> dict[str, Est
     }
 
 
-__all__ = ["NO_NOISE", "Estimate", "Fit", "Residual", "Status", "estimates", "interval", "outside", "predicted"]
+__all__ = [
+    "NO_NOISE",
+    "Estimate",
+    "Fit",
+    "Residual",
+    "Status",
+    "beyond",
+    "estimates",
+    "interval",
+    "outside",
+    "predicted",
+]

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from shared import yaml_file
 from shared.errors import BitlawError, nearest
 from shared.laws.law import Law
 
@@ -13,7 +13,7 @@ from shared.laws.law import Law
 class Strict(BaseModel):
     """Unknown keys are errors, and nothing has a default: what a file does not say is not assumed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FitSettings(Strict):
@@ -105,13 +105,8 @@ def read_settings(path: Path, model: type[Model], section: str | None = None) ->
 
 
 def read_yaml(path: Path) -> dict[str, object]:
-    """Raises BitlawError when the file is missing, is no YAML, or is no mapping at its top."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BitlawError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BitlawError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
+    """Raises BitlawError as `yaml_file.read_yaml` does, and when the file is no mapping at its top."""
+    values = yaml_file.read_yaml(path)
     if not isinstance(values, dict):
         raise BitlawError(f"{path}: must hold keys and values at its top level")
     return values

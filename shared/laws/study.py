@@ -54,14 +54,15 @@ def select(pool: pd.DataFrame, selection: Selection, held_out: HeldOut) -> pd.Da
 def study(
     law: Law, pool: pd.DataFrame, selection: Selection, held_out: HeldOut, settings: FitSettings, name: str
 ) -> dict[str, Any]:
-    """{"status", "selection", "parts", "unfitted", "trunk_hours"} as plain values, for fit.json.
+    """{"status", "selection", "parts", "unfitted", "trunk_hours"} as plain values, for fit.json, and "fits":
+    {phase/group size: the part's whole fit}, for fits.json.
 
     A part is one phase and group size. A part whose rows cannot be fitted (one size only, too few rows) stands in
     `unfitted` with its reason; one without any row to fit is absent. Raises BitlawError for mixed numerics.
     """
     rows = select(pool, selection, held_out)
     one_version(rows, name)
-    parts, unfitted = [], []
+    parts, unfitted, fits = [], [], {}
     for phase in selection.phases:
         of_phase = rows[rows["phase"] == phase]
         noise = seed_noise(of_phase[of_phase["use"] == FITTED], CELL)
@@ -85,7 +86,9 @@ def study(
             if reason:
                 unfitted.append({**about, "status": "FAILED", "reason": reason})
             else:
-                parts.append({**about, **_part(law, of_part, noise, shown_noise, settings, name)})
+                result = _fitted(law, usable, noise, settings, name)
+                fits[f"{phase}/{group_size}"] = result.kept()
+                parts.append({**about, **_part(law, result, of_part, noise, shown_noise, settings)})
     counts = rows["use"].value_counts()
     rule = f"short (under {selection.min_steps} steps or D/N < {selection.min_tokens_per_parameter:g})"
     return {
@@ -102,16 +105,14 @@ def study(
         "parts": parts,
         "unfitted": unfitted,
         "trunk_hours": _trunk_hours(rows),
+        "fits": fits,
     }
 
 
-def _part(
-    law: Law, rows: pd.DataFrame, noise: SeedNoise, shown_noise: SeedNoise, settings: FitSettings, name: str
-) -> dict[str, Any]:
-    fitted_rows = rows[rows["use"] == FITTED]
-    result = fit(
+def _fitted(law: Law, rows: pd.DataFrame, noise: SeedNoise, settings: FitSettings, name: str) -> Fit:
+    return fit(
         law,
-        fitted_rows,
+        rows,
         noise=noise,
         n_starts=settings.n_starts,
         n_boot=settings.n_boot,
@@ -119,6 +120,12 @@ def _part(
         condition_limit=settings.condition_limit,
         name=name,
     )
+
+
+def _part(
+    law: Law, result: Fit, rows: pd.DataFrame, noise: SeedNoise, shown_noise: SeedNoise, settings: FitSettings
+) -> dict[str, Any]:
+    fitted_rows = rows[rows["use"] == FITTED]
     cells = gather(law, fitted_rows, noise, "trunk_id", "N")
     free = law_free(cells, noise, n_boot=settings.n_boot, seed=settings.seed, signal_to_noise=settings.signal_to_noise)
     shown = gather(law, rows[rows["use"] != DIVERGED], shown_noise, "trunk_id", "N")

@@ -61,14 +61,7 @@ def read_table(path: Path, kinds: Mapping[str, Kind]) -> pd.DataFrame:
 
     Raises BitlawError: file unreadable or empty, column missing or named twice, a cell of the wrong kind.
     """
-    try:
-        table = pd.read_csv(
-            path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig", header=None
-        )
-    except OSError as error:
-        raise BitlawError(f"{path}: cannot be read ({error.strerror})") from error
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise BitlawError(f"{path}: is not a CSV table ({' '.join(str(error).split())})") from error
+    table = read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False, header=None)
     header = [str(name).strip() for name in table.iloc[0]]
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
@@ -80,6 +73,16 @@ def read_table(path: Path, kinds: Mapping[str, Kind]) -> pd.DataFrame:
         table[column] = _converted(table[column].str.strip(), kind, path)
     table["row"] = np.arange(1, len(table) + 1)
     return table
+
+
+def read_csv(path: Path, **options: Any) -> pd.DataFrame:
+    """`pandas.read_csv` of UTF-8. Raises BitlawError for a file that is missing or no CSV table."""
+    try:
+        return pd.read_csv(path, encoding="utf-8-sig", **options)
+    except OSError as error:
+        raise BitlawError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, ValueError, OverflowError) as error:
+        raise BitlawError(f"{path}: is not a CSV table ({' '.join(str(error).split())})") from error
 
 
 def require(table: pd.DataFrame, columns: list[str], name: str, own: list[str] | None = None) -> None:
@@ -117,17 +120,19 @@ def read_pool(runs: Path, measurements: Path) -> pd.DataFrame:
     pool = cells[columns].merge(taken, on="run_id", how="left", suffixes=("", "_run"), indicator=True)
     unknown = pool[pool["_merge"] == "left_only"]
     if len(unknown):
-        raise _bad(str(measurements), unknown.iloc[0], "run_id", f"run '{unknown.iloc[0]['run_id']}' is not in {runs}")
+        raise bad_cell(
+            str(measurements), unknown.iloc[0], "run_id", f"run '{unknown.iloc[0]['run_id']}' is not in {runs}"
+        )
     pool["diverged"] = pool["diverged"].astype(bool)
     sound = ~pool["diverged"]
     _finite(pool, ["loss", "delta", "delta_se"], sound, str(measurements))
     negative = pool[sound & (pool["delta_se"] < 0)]
     if len(negative):
-        raise _bad(str(measurements), negative.iloc[0], "delta_se", "a standard error cannot be negative")
+        raise bad_cell(str(measurements), negative.iloc[0], "delta_se", "a standard error cannot be negative")
     differs = pool[pool["numerics_version"] != pool["numerics_version_run"]]
     if len(differs):
         here, there = differs.iloc[0]["numerics_version"], differs.iloc[0]["numerics_version_run"]
-        raise _bad(
+        raise bad_cell(
             str(measurements), differs.iloc[0], "numerics_version", f"{here} where its run in {runs} has {there}"
         )
     pool["phase"] = np.where(pool["cooled"].astype(bool), "cooled", "trunk")
@@ -140,7 +145,7 @@ def one_version(table: pd.DataFrame, name: str) -> None:
     versions = table["numerics_version"]
     if versions.nunique() > 1:
         other = table[versions != versions.iloc[0]].iloc[0]
-        raise _bad(
+        raise bad_cell(
             name,
             other,
             "numerics_version",
@@ -163,20 +168,22 @@ def check(law: Law, table: pd.DataFrame, name: str, positive_target: bool = Fals
     if "row" not in table:
         table["row"] = np.arange(1, len(table) + 1)
     for column in used:
-        if not pd.api.types.is_numeric_dtype(table[column]):
+        # True and False count as numbers for pandas, and are none.
+        if not pd.api.types.is_numeric_dtype(table[column]) or pd.api.types.is_bool_dtype(table[column]):
             text = table[column].astype(str).str.strip()
             table[column] = _converted(text, "maybe", name, table["row"], table.attrs.get(COLUMNS))
-    _finite(table, used, pd.Series(True, index=table.index), name)
+    _finite(table, used, pd.Series(True, index=table.index), name, "remove the row")
     for column in [*law.inputs, *([law.target] if positive_target else [])]:
         least = "at least zero" if column in law.at_least_zero else "above zero"
         low = table[(table[column] < 0) if column in law.at_least_zero else (table[column] <= 0)]
         if len(low):
             why = "" if column in law.inputs else ": its logarithm is fitted"
-            raise _bad(name, low.iloc[0], column, f"{low.iloc[0][column]:g} must be {least}{why}")
+            raise bad_cell(name, low.iloc[0], column, f"{low.iloc[0][column]:g} must be {least}{why}")
     errors = f"{law.target}_se"
     if errors in used and (table[errors] < 0).any():
-        raise _bad(name, table[table[errors] < 0].iloc[0], errors, "a standard error cannot be negative")
+        raise bad_cell(name, table[table[errors] < 0].iloc[0], errors, "a standard error cannot be negative")
     _once(table, own, name)
+    _one_trunk_one_model(table, name)
     reason = too_little(law, table)
     if reason:
         raise BitlawError(f"{name}: {reason}")
@@ -215,14 +222,14 @@ def few(words: list[str], most: int = 12) -> str:
     return ", ".join(words[:most]) + (", ..." if len(words) > most else "")
 
 
-def collinear(columns: Columns) -> str | None:
-    """Which two inputs rise together in every row, if any: one is a constant times a power of the other."""
+def collinear(columns: Columns) -> tuple[str, str, float] | None:
+    """Which two inputs rise together in every row, if any, and the power p of second = constant * first^p."""
     logs = {name: np.log(column) for name, column in columns.items() if np.min(column) > 0 and np.ptp(column) > 0}
     for first, second in combinations(logs, 2):
         x, y = logs[first] - logs[first].mean(), logs[second] - logs[second].mean()
         power = float(x @ y / (x @ x))
         if np.sum((y - power * x) ** 2) < TOGETHER * np.sum(y**2):
-            return f"columns '{first}' and '{second}' move together in every row ({second} ~ {first}^{power:.3g})"
+            return first, second, power
     return None
 
 
@@ -275,12 +282,40 @@ def _converted(
     return numbers
 
 
-def _finite(table: pd.DataFrame, columns: list[str], where: pd.Series, name: str) -> None:
+def _one_trunk_one_model(table: pd.DataFrame, name: str) -> None:
+    """`trunk_id` names one trained model: resamples draw models within each N."""
+    if "trunk_id" not in table:
+        return
+    trunk = table["trunk_id"]
+    empty = trunk.isna() | (False if pd.api.types.is_numeric_dtype(trunk) else trunk.astype(str).str.strip() == "")
+    if empty.any():
+        raise bad_cell(name, table[empty].iloc[0], "trunk_id", "the cell is empty; name the trained model of every row")
+    if "N" in table:
+        of_trunk = table.groupby("trunk_id")
+        other = table[table["N"] != of_trunk["N"].transform("first")]
+        if len(other):
+            row = other.iloc[0]
+            first = int(of_trunk["row"].transform("first")[row.name])
+            raise bad_cell(
+                name,
+                row,
+                "trunk_id",
+                f"'{other['trunk_id'].iloc[0]}' has another N in row {first}; name each trained model apart",
+            )
+
+
+def _finite(
+    table: pd.DataFrame,
+    columns: list[str],
+    where: pd.Series,
+    name: str,
+    advice: str = "remove the row or mark its run as diverged",
+) -> None:
     for column in columns:
         bad = table[where & ~np.isfinite(table[column].astype(float))]
         if len(bad):
             value = float(bad.iloc[0][column])
-            raise _bad(name, bad.iloc[0], column, f"{value} is not finite; remove the row or mark its run as diverged")
+            raise bad_cell(name, bad.iloc[0], column, f"{value} is not finite; {advice}")
 
 
 def _once(table: pd.DataFrame, key: list[str], name: str) -> None:
@@ -289,12 +324,13 @@ def _once(table: pd.DataFrame, key: list[str], name: str) -> None:
         row = again.iloc[0]
         same = (table[key] == row[key]).all(axis=1)
         first = int(table[same].iloc[0]["row"])
-        raise _bad(
+        raise bad_cell(
             name, row, key[0] if len(key) == 1 else ", ".join(key), f"the row repeats row {first}; keep one of them"
         )
 
 
-def _bad(name: str, row: "pd.Series[Any]", column: str, problem: str) -> BitlawError:
+def bad_cell(name: str, row: "pd.Series[Any]", column: str, problem: str) -> BitlawError:
+    """What is wrong with a cell of the file `name`: its row (from 1, in the column `row`) and its column."""
     number = int(row["row"])  # a row of numbers only comes as floats
     named = _named(column, row.attrs.get(COLUMNS))
     return BitlawError(f"{name}: row {number} (line {number + 1}), column {named}: {problem}")

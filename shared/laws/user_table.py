@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shared.errors import BitlawError, nearest
-from shared.laws.tables import ADDED, COLUMNS, alike, few
+from shared.laws.tables import ADDED, COLUMNS, alike, bad_cell, few, read_csv
 
 # The unquantized group of a law with one constant for each group, where nobody says which it is.
 REFERENCES = ("bf16", "fp16", "fp32", "16", "none", "unquantized", "baseline", "bf16/bf16")
@@ -59,6 +59,9 @@ def coded(table: pd.DataFrame, column: str, reference: str | None, name: str) ->
             f"{name}: column '{column}' is missing{alike(column, own)}; name it with --map {column}=COLUMN, one of "
             f"{few(own)}"
         )
+    empty = table[table[column].isna() | (table[column].astype(str).str.strip() == "")]
+    if len(empty):
+        raise bad_cell(name, empty.iloc[0], column, "the cell is empty; name the group of every row")
     names = table[column].map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
     known = sorted(set(names))
     if reference is None:
@@ -74,20 +77,15 @@ def coded(table: pd.DataFrame, column: str, reference: str | None, name: str) ->
 
 
 def _csv(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, encoding="utf-8-sig", low_memory=False, header=None, nrows=1, dtype=str)
-        header = [str(name).strip() for name in table.iloc[0]]
-        twice = sorted({name for name in header if header.count(name) > 1})
-        if twice:
-            raise BitlawError(f"{path}: column '{twice[0]}' stands twice in the header; keep one")
-        for sign, what in ((";", "semicolons"), ("\t", "tabs")):
-            if len(header) == 1 and sign in header[0]:
-                raise BitlawError(f"{path}: is separated by {what}; save it with commas")
-        table = pd.read_csv(path, encoding="utf-8-sig", low_memory=False, skip_blank_lines=False, keep_default_na=False)
-    except OSError as error:
-        raise BitlawError(f"{path}: cannot be read ({error.strerror})") from error
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise BitlawError(f"{path}: is not a CSV table ({' '.join(str(error).split())})") from error
+    table = read_csv(path, low_memory=False, header=None, nrows=1, dtype=str)
+    header = [str(name).strip() for name in table.iloc[0]]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise BitlawError(f"{path}: column '{twice[0]}' stands twice in the header; keep one")
+    for sign, what in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and sign in header[0]:
+            raise BitlawError(f"{path}: is separated by {what}; save it with commas")
+    table = read_csv(path, low_memory=False, skip_blank_lines=False, keep_default_na=False)
     if len(header) != len(table.columns):
         raise BitlawError(f"{path}: its rows have more cells than its header; name every column")
     table.columns = pd.Index(header)
@@ -121,11 +119,14 @@ def _blank(table: pd.DataFrame) -> NDArray[np.bool_]:
 
 def _parquet(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
+        table = pd.read_parquet(path)
     except OSError as error:
         raise BitlawError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # pyarrow has many exceptions for a file that is no Parquet
         raise BitlawError(f"{path}: is not a Parquet table ({' '.join(str(error).split())[:120]})") from error
+    # pandas writes an index that has a name as columns, and reads it as an index again.
+    named = [level for level in table.index.names if level is not None and level not in table.columns]
+    return table.reset_index(named) if named else table
 
 
 def _column(table: pd.DataFrame, name: str, source: str, path: Path) -> "pd.Series[float]":

@@ -24,6 +24,12 @@ def plain(q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor) -> Tensor:
     return (weights_BHTT.to(v_BHTK.dtype) @ v_BHTK).transpose(1, 2)
 
 
+def fits(q_BTHK: Tensor) -> bool:
+    """Whether the kernels take these sizes (heads or queries, keys and values may lie between the positions)."""
+    T, K = q_BTHK.shape[1], q_BTHK.shape[-1]
+    return q_BTHK.dtype == torch.bfloat16 and T % kernels.BLOCK == 0 and K % kernels.BLOCK == 0
+
+
 def causal_attention(q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, fast: bool) -> Tensor:
     """The same as `plain` up to rounding. `fast`: the kernels of `kernels.cpp` may be used.
 
@@ -33,8 +39,7 @@ def causal_attention(q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, fast: bool)
     if q_BTHK.is_cuda:
         q_BHTK, k_BHTK, v_BHTK = (x.transpose(1, 2) for x in (q_BTHK, k_BTHK, v_BTHK))
         return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True).transpose(1, 2)
-    T, K = q_BTHK.shape[1], q_BTHK.shape[3]
-    if fast and q_BTHK.dtype == torch.bfloat16 and T % kernels.BLOCK == 0 and K % kernels.BLOCK == 0:
+    if fast and fits(q_BTHK):
         out_BTHK: Tensor = kernels.attention(q_BTHK, k_BTHK, v_BTHK)[0]
         return out_BTHK
     return plain(q_BTHK, k_BTHK, v_BTHK)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shared.model import kernels
-from shared.model.attention import causal_attention
+from shared.model.attention import causal_attention, fits
 from shared.model.shape import Shape
 
 NORM_EPSILON = 1e-6
@@ -21,12 +21,19 @@ ROTARY_BASE = 10_000.0
 class Linear(nn.Module):
     """y = x W^T in the type of x; W is held in FP32 (the master weights)."""
 
+    fast = False
+
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return multiplied(x, self.weight.to(x.dtype), self.fast)
+
+
+def multiplied(x_BTI: Tensor, w_OI: Tensor, fast: bool) -> Tensor:
+    """x W^T; `fast`: by the kernels of `kernels.cpp` where they have one, with the same bits."""
+    return kernels.linear(x_BTI, w_OI) if fast and x_BTI.dtype == torch.bfloat16 else F.linear(x_BTI, w_OI)
 
 
 class RMSNorm(nn.Module):
@@ -56,6 +63,8 @@ class Block(nn.Module):
     reads. It is empty in a model that is not quantized. Matrices that read the same input are multiplied as one.
     """
 
+    fast = False
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         D, F_ = shape.d_model, shape.d_ff
@@ -72,24 +81,38 @@ class Block(nn.Module):
         if name in self.casts:
             y_BTO: Tensor = self.casts[name](x_BTI, weights)
             return y_BTO
-        return F.linear(x_BTI, torch.cat(weights).to(x_BTI.dtype) if len(weights) > 1 else weights[0].to(x_BTI.dtype))
+        weights = [weight.to(x_BTI.dtype) for weight in weights]
+        return multiplied(x_BTI, torch.cat(weights) if len(weights) > 1 else weights[0], self.fast)
 
     def cast(self, name: str, x_BTHK: Tensor) -> Tensor:
         return self.casts[name](x_BTHK) if name in self.casts else x_BTHK
 
-    def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor, dtype: torch.dtype, fast: bool) -> Tensor:
-        B, T, D = x_BTD.shape
-        h_BTD = self.input_layernorm(x_BTD, dtype)
+    def reads_rounded(self) -> bool:
+        """Whether products read what a norm gives rounded to BF16; a cast fused with the norm reads it unrounded."""
+        casts = [self.casts[name] for name in ("qkv", "gate_up") if name in self.casts]
+        return all(getattr(cast, "weights_only", False) for cast in casts)
+
+    def attend(self, h_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor, fast: bool) -> Tensor:
+        B, T, D = h_BTD.shape
         qkv_BT3D = self.product("qkv", h_BTD, self.q_proj, self.k_proj, self.v_proj)
-        q_BTHK, k_BTHK, v_BTHK = qkv_BT3D.view(B, T, 3, D // self.head_size, self.head_size).unbind(2)
-        q_BTHK = self.cast("query", rotate(q_BTHK, cos_TK, sin_TK))
-        k_BTHK = self.cast("key", rotate(k_BTHK, cos_TK, sin_TK))
-        v_BTHK = self.cast("value", v_BTHK)
-        attended_BTD = causal_attention(q_BTHK, k_BTHK, v_BTHK, fast).reshape(B, T, D)
-        x_BTD = x_BTD + self.product("o", attended_BTD, self.o_proj)
-        h_BTD = self.post_attention_layernorm(x_BTD, dtype)
+        qkv_BT3HK = qkv_BT3D.view(B, T, 3, D // self.head_size, self.head_size)
+        if fast and fits(qkv_BT3HK) and not any(name in self.casts for name in ("query", "key", "value")):
+            attended_BTHK: Tensor = kernels.rotary_attention(qkv_BT3HK, cos_TK, sin_TK)[0]
+        else:
+            q_BTHK, k_BTHK, v_BTHK = qkv_BT3HK.unbind(2)
+            cos_TK, sin_TK = cos_TK.to(h_BTD.dtype), sin_TK.to(h_BTD.dtype)
+            q_BTHK = self.cast("query", rotate(q_BTHK, cos_TK, sin_TK))
+            k_BTHK = self.cast("key", rotate(k_BTHK, cos_TK, sin_TK))
+            attended_BTHK = causal_attention(q_BTHK, k_BTHK, self.cast("value", v_BTHK), fast)
+        return self.product("o", attended_BTHK.reshape(B, T, D), self.o_proj)
+
+    def feed_forward(self, h_BTD: Tensor, fast: bool) -> Tensor:
         gate_up_BT2F = self.product("gate_up", h_BTD, self.gate_proj, self.up_proj)
-        return x_BTD + self.product("down", gated(gate_up_BT2F, fast), self.down_proj)
+        return self.product("down", gated(gate_up_BT2F, fast), self.down_proj)
+
+    def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor, dtype: torch.dtype, fast: bool) -> Tensor:
+        x_BTD = x_BTD + self.attend(self.input_layernorm(x_BTD, dtype), cos_TK, sin_TK, fast)
+        return x_BTD + self.feed_forward(self.post_attention_layernorm(x_BTD, dtype), fast)
 
 
 def gated(gate_up_BT2F: Tensor, fast: bool) -> Tensor:
@@ -104,7 +127,8 @@ def gated(gate_up_BT2F: Tensor, fast: bool) -> Tensor:
 class Decoder(nn.Module):
     """tokens (B, T) -> logits (B, T, V). Matrices multiply in `dtype`; the residual stream stays FP32.
 
-    `fast` lets products in BF16 on a CPU use our kernels; whoever sets it has asked `kernels.usable()`.
+    `fast` lets products in BF16 on a CPU use our kernels; whoever sets it has asked `kernels.usable()`. Modules with an
+    attribute of that name are told.
     """
 
     cos_TK: Tensor
@@ -112,7 +136,7 @@ class Decoder(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.shape, self.fast = shape, False
+        self.shape, self._fast = shape, False
         self.embed_tokens = nn.Embedding(shape.vocabulary, shape.d_model)
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.n_layer))
         self.norm = RMSNorm(shape.d_model)
@@ -123,13 +147,42 @@ class Decoder(nn.Module):
         self.register_buffer("cos_TK", angles_TK.cos(), persistent=False)
         self.register_buffer("sin_TK", angles_TK.sin(), persistent=False)
 
+    @property
+    def fast(self) -> bool:
+        return self._fast
+
+    @fast.setter
+    def fast(self, fast: bool) -> None:
+        self._fast = fast
+        for module in self.modules():
+            if module is not self and hasattr(module, "fast"):
+                module.fast = fast  # type: ignore[assignment]
+
     def forward(self, tokens_BT: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         T = tokens_BT.shape[1]
-        cos_TK, sin_TK = self.cos_TK[:T].to(dtype), self.sin_TK[:T].to(dtype)
+        cos_TK, sin_TK = self.cos_TK[:T], self.sin_TK[:T]
+        rounded = all(block.reads_rounded() for block in self.layers if isinstance(block, Block))
+        if self.fast and rounded and dtype == torch.bfloat16 and self.shape.d_model % kernels.BLOCK == 0:
+            return self.lm_head(self.fast_hidden(tokens_BT, cos_TK, sin_TK))
         x_BTD = self.embed_tokens(tokens_BT)
         for block in self.layers:
             x_BTD = block(x_BTD, cos_TK, sin_TK, dtype, self.fast)
         return self.lm_head(self.norm(x_BTD, dtype))
+
+    def fast_hidden(self, tokens_BT: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
+        """What the head reads, (B, T, D) in BF16: sums and norms by the kernels, with the bits of the compiled form."""
+        B, T = tokens_BT.shape
+        blocks = [block for block in self.layers if isinstance(block, Block)]
+        gains = [block.input_layernorm.weight for block in blocks] + [self.norm.weight]
+        x_RD, h_RD, _ = kernels.embedded_norm(tokens_BT.flatten(), self.embed_tokens.weight, gains[0])
+        for number, block in enumerate(blocks):
+            delta_BTD = block.attend(h_RD.view(B, T, -1), cos_TK, sin_TK, True)
+            gain_D = block.post_attention_layernorm.weight
+            # torch.compile keeps only the first of these sums in two vectors.
+            x_RD, h_RD, _ = kernels.added_norm(x_RD, delta_BTD.flatten(0, 1), gain_D, 16 if number else 32)
+            delta_BTD = block.feed_forward(h_RD.view(B, T, -1), True)
+            x_RD, h_RD, _ = kernels.added_norm(x_RD, delta_BTD.flatten(0, 1), gains[number + 1], 16)
+        return h_RD.view(B, T, -1)
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:

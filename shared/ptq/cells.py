@@ -176,9 +176,14 @@ class Results:
             )
 
     def base(self) -> Tensor | None:
-        """Losses (S,) of the model as it is."""
+        """Losses (S,) of the model as it is. Raises BitlawError when the file is damaged."""
         path = self.folder / "base_losses.npy"
-        return torch.from_numpy(np.load(path)) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return torch.from_numpy(np.load(path, allow_pickle=False))
+        except (OSError, ValueError, EOFError, TypeError) as error:
+            raise BitlawError(f"{path}: is damaged ({error}): remove it, it is measured again") from error
 
     def keep_base(self, losses_S: Tensor, settings: dict[str, Any]) -> None:
         """The settings go first: no losses stand without them."""

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import hashlib
 import logging
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,9 @@ class Source:
     @property
     def foreign(self) -> str | None:
         """The class of the folder's own code (auto_map) that `transformers`' class of its type stands in for."""
-        mapped = read_json(self.folder / "config.json").get("auto_map") or {}
+        mapped = read_json(self.folder / "config.json").get("auto_map")
+        if not isinstance(mapped, dict):
+            return None
         return next((str(name) for key, name in mapped.items() if key.startswith("AutoModel")), None)
 
     @property
@@ -77,10 +80,13 @@ def find_model(name: str, revision: str = "main", weights: bool = True) -> Sourc
     folder = here if local else _fetched(name, revision, weights)
     if not (folder / "config.json").is_file():
         raise BitlawError(f"{name}: is no model: its folder has no config.json")
+    _check_references(name, folder)
     config = _config(name, folder)
+    source = Source(name, folder, config)
     if local or weights:
         _check_weights(name, folder, local)
-    return Source(name, folder, config)
+        _check_sizes(source)
+    return source
 
 
 def open_model(source: Source, device: torch.device) -> Any:
@@ -130,14 +136,20 @@ def release() -> None:
 
 
 def empty_model(source: Source) -> Any:
-    """The model without its weights (on the "meta" device): shapes and names, whatever its size."""
+    """The model without its weights (on the "meta" device): shapes and names, whatever its size.
+
+    Raises BitlawError for a configuration that makes none.
+    """
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        # The plain form of attention: the others look into masks, which have no values here.
-        model = AutoModelForCausalLM.from_config(
-            source.config, dtype=torch.float32, trust_remote_code=False, attn_implementation="eager"
-        )
+    try:
+        with torch.device("meta"):
+            # The plain form of attention: the others look into masks, which have no values here.
+            model = AutoModelForCausalLM.from_config(
+                source.config, dtype=torch.float32, trust_remote_code=False, attn_implementation="eager"
+            )
+    except Exception as error:  # whatever values that do not go together make a model's constructor raise
+        raise BitlawError(f"{source.name}: its config.json makes no model ({_first_line(error)})") from error
     return model.eval()
 
 
@@ -173,12 +185,37 @@ def _config(name: str, folder: Path) -> Any:
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise BitlawError(f"{name}: model type '{kind}' is no causal language model of transformers")
     if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "unknown method")
+        known = raw["quantization_config"]
+        method = known.get("quant_method", "unknown method") if isinstance(known, dict) else "unknown method"
         raise BitlawError(f"{name}: is quantized already ({method}): start from its unquantized weights")
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # a value of the wrong kind
         raise BitlawError(f"{name}: its config.json cannot be used ({_first_line(error)})") from error
+
+
+def _check_references(name: str, folder: Path) -> None:
+    """Raises BitlawError when a file of the folder sends the reader elsewhere: to other folders, models or pickles."""
+    inside = [folder.resolve()]
+    if folder.parent.name == "snapshots":  # the hub's cache keeps the content in a folder beside
+        inside.append(folder.parent.parent.resolve() / "blobs")
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in inside):
+            raise BitlawError(f"{path}: is a link out of the model's folder: put the file itself there")
+    config = read_json(folder / "config.json")
+    if isinstance(config, dict) and config.get("transformers_weights"):
+        raise BitlawError(f"{name}: config.json names its own file of weights: call it model.safetensors")
+    if (folder / "adapter_config.json").exists():
+        # transformers would open the base model that it names, wherever that is (auto_factory.py).
+        raise BitlawError(f"{name}: is an adapter (adapter_config.json): merge it into its model and save that")
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        found = read_json(index)
+        files = found.get("weight_map") if isinstance(found, dict) else None
+        if not isinstance(files, dict):
+            raise BitlawError(f"{index}: has no weight_map: get the model whole")
+        for file in files.values():
+            if not isinstance(file, str) or not re.fullmatch(r"[\w.-]+\.safetensors", file):
+                raise BitlawError(f"{index}: names {file!r}, which is no .safetensors file beside it")
 
 
 def _check_weights(name: str, folder: Path, local: bool) -> None:
@@ -192,6 +229,20 @@ def _check_weights(name: str, folder: Path, local: bool) -> None:
             "AutoModelForCausalLM.from_pretrained(MODEL).save_pretrained(FOLDER), and give FOLDER"
         )
     raise BitlawError(f"{name}: has a config.json and no weights: put model.safetensors beside it")
+
+
+def _check_sizes(source: Source) -> None:
+    """Raises BitlawError where config.json speaks of a far larger model than the files hold, before it is built."""
+    config, held = source.config.get_text_config(), source.weight_bytes
+    width = getattr(config, "hidden_size", 1)
+    for key in ("num_hidden_layers", "vocab_size", "intermediate_size"):
+        count = getattr(config, key, None) or 0
+        # A layer, a token and a unit of a layer have a vector of the width each, of one byte a number at least.
+        if not all(isinstance(one, int) and one >= 0 for one in (count, width)) or count * width > held:
+            raise BitlawError(
+                f"{source.name}: config.json has {key} {count} and hidden_size {width}, its weights only {held} bytes: "
+                "put both of one model there"
+            )
 
 
 def _fetched(name: str, revision: str, weights: bool) -> Path:

@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from shared.errors import BitlawError, nearest
 from shared.model import Decoder
-from shared.model.transformer import Block
+from shared.model.transformer import Block, multiplied
 from shared.quantize.gradients import learned_clip, straight_through
 from shared.quantize.quantizer import Quantizer, fake_quantize, parse_quantizer
 
@@ -143,6 +142,8 @@ class _SixInputs(torch.autograd.Function):
 class Product(nn.Module):
     """One linear product of a block with its six casts; takes the place of a plain one (`Block.product`)."""
 
+    fast = False  # as the model's (`Decoder.fast`)
+
     def __init__(self, roles: dict[str, str], inputs: int, learn: bool) -> None:
         super().__init__()
         p1, p2, p3, p4, p5, p6 = (read(roles[role]) for role in ROLES)
@@ -152,6 +153,7 @@ class Product(nn.Module):
         p6 = p1 if roles["activations_backward"] == FORWARD else p6
         six = (p1, p2, p3, p4, p5, p6)
         self.six = None if plain or not any(six) else six
+        self.weights_only = self.six is None and p1 is None
         self.gamma_G: nn.Parameter | None = None
         if learn and p1 is not None:
             groups = 1 if p1.group == "tensor" else inputs // p1.group_size(inputs)
@@ -168,7 +170,8 @@ class Product(nn.Module):
             x_BTI = straight_through(x_BTI, self.activations, noise(x_BTI, self.activations)).to(dtype)
         if self.weights is not None:
             weights = [straight_through(w, self.weights, noise(w, self.weights)) for w in weights]
-        return F.linear(x_BTI, (torch.cat(weights) if len(weights) > 1 else weights[0]).to(dtype))
+        weights = [w.to(dtype) for w in weights]
+        return multiplied(x_BTI, torch.cat(weights) if len(weights) > 1 else weights[0], self.fast)
 
 
 class Rounded(nn.Module):

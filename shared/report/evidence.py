@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.errors import BitlawError
+from shared.checked import check
 from shared.files import read_json
 from shared.report.claim import Claim, Cost, Finding, Interval, measured, needs_runs
 from shared.report.refits import Refit
@@ -26,12 +26,9 @@ def read_seen(path: Path) -> dict[str, Seen]:
     a file that holds something else."""
     if not path.exists():
         return {}
-    try:
-        return {name: Seen(**value) for name, value in read_json(path).items()}
-    except (TypeError, AttributeError) as error:
-        raise BitlawError(
-            f"{path}: is no file of evidence ({error}); write it again with `bitlaw replicate compare`"
-        ) from error
+    values = read_json(path)
+    check(dict[str, Seen], values, path, "file of evidence", "write it again with `bitlaw replicate compare`")
+    return {name: Seen(**value) for name, value in values.items()}
 
 
 def seen(claim: Claim, evidence: Mapping[str, Refit], prefix: str, missing: str) -> Finding:

@@ -9,10 +9,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
+from shared.checked import check
 from shared.errors import BitlawError
 from shared.files import read_json, write_json
 from shared.laws.settings import Strict, read_settings
@@ -45,6 +46,23 @@ class Tolerances(Strict):
     def of(self, kind: str) -> Tolerance:
         """The tolerance of a quantity's kind."""
         return dict(self)[kind]
+
+
+Kind = Literal["elasticity", "interval_end", "predicted_delta", "heldout_error", "rows"]  # as in Tolerances
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    kind: Kind
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class _Goldens:
+    quantities: dict[str, _Quantity]
+    inputs: Inputs
 
 
 @dataclass(frozen=True)
@@ -152,13 +170,5 @@ def read_goldens(path: Path) -> tuple[dict[str, Quantity], Inputs]:
     if not path.exists():
         raise BitlawError(f"{path}: there are no goldens to compare with; write them with `bitlaw check --update`")
     values = read_json(path)
-    if not isinstance(values, dict) or {"inputs", "quantities"} - values.keys():
-        raise BitlawError(f"{path}: is not a file of goldens; restore it from git")
-    for name, quantity in values["quantities"].items():
-        if (
-            not isinstance(quantity, dict)
-            or quantity.get("kind") not in Tolerances.model_fields
-            or "value" not in quantity
-        ):
-            raise BitlawError(f"{path}: quantity '{name}' has no known kind or no value; restore the file from git")
+    check(_Goldens, values, path, "file of goldens", "restore it from git")
     return values["quantities"], values["inputs"]

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs no other file, no network and no script."""
+"""The report: one HTML file that needs no other file and no network; without scripts all but its explorer is there."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
+from shared.report.explorer.data import Curve, Explorer, data_of
+from shared.report.explorer.scripts import library, policy, scripts
 from shared.report.figures.gallery import Shown
 from shared.report.figures.style import count_label, tokens_label
 from shared.report.prose import Block
 from shared.report.provenance import Provenance
 from shared.report.results import Claim, PaperFit, Part
 
+HERE = Path(__file__).parent
+STYLES = ("page.css", "explorer/explorer.css")
 MOST_BITS = 4  # above, no method of rounding costs anything that can be seen
 MISS = 0.05  # of a two-sided 95 % interval
 SLOPES = ("D", "N", "bits", "G")
@@ -56,19 +61,23 @@ def render(
     orders: list[Mapping[str, Any]],
     trained: list[Mapping[str, Any]],
     comparison_figures: list[Shown],
+    explorer: Explorer,
     derived: Sequence[Mapping[str, Any]] = (),
     chinchilla: Sequence[Mapping[str, Any]] = (),
     methods: Sequence[Mapping[str, Any]] = (),
     decay: Sequence[Mapping[str, Any]] = (),
+    tournament: Mapping[str, Any] | None = None,
+    tournament_figures: Sequence[Shown] = (),
 ) -> str:
     """The page. `elasticities` are rows {"law", "label", "of", "at", "D", "N", "bits", "G"}, the last four estimates or
     None and `at` the point, `derived` rows {"paper", "quantity", "setting", "value", "low", "high", "unit"},
     `chinchilla` rows {"name", "published": {"value", "se", "low", "high"}, "ours"}, `orders` rows
     {"statement", "size", "tokens", "seeds", "worse", "better", "value", "low", "high", "verdict"}, `trained` fits
     {"paper", "view", "status", "reasons", "rows", "parameters": {name: {"value", "low", "high", "published"}}}, `decay`
-    rows {"quantity", "schedule", "method", "format", "cells", "sizes", "value", "low", "high"}."""
+    rows {"quantity", "schedule", "method", "format", "cells", "sizes", "value", "low", "high"}, `tournament` what
+    replications.unified.results.report_rows gives."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(HERE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -77,9 +86,17 @@ def render(
     )
     environment.filters |= {"number": number, "count": count_label, "tokens": tokens_label}
     claims = [claim for paper in papers for claim in paper.claims]
+    code = scripts(explorer)
+    style = Markup("".join((HERE / name).read_text(encoding="utf-8") for name in STYLES))
+    drawn = {curve.paper for curve in explorer.curves}
     return environment.get_template("page.html").render(
+        scripts=code,
+        style=style,
+        policy=policy(code, [style]),
+        library=library(),
+        explorer={"data": data_of(explorer), "by_paper": _by_paper(explorer)},
         p=_provenance(provenance),
-        papers=[_paper(paper) for paper in papers],
+        papers=[{**_paper(paper), "claims": paper.claims, "drawn": paper.id in drawn} for paper in papers],
         claims=claims,
         ledger=ledger(claims),
         elasticities=[
@@ -96,7 +113,15 @@ def render(
         trained=[{**view, "constants": _trained(view)} for view in trained if view["parameters"]],
         orders=[{**row, "difference": _estimate(row)} for row in orders if row["value"] is not None],
         comparison_figures=comparison_figures,
+        tournament=tournament,
+        tournament_figures=tournament_figures,
     )
+
+
+def _by_paper(explorer: Explorer) -> list[tuple[str, list[Curve]]]:
+    """Papers with curves, in their order: (title, curves)."""
+    of = {paper: [curve for curve in explorer.curves if curve.paper == paper] for paper in explorer.papers}
+    return [(explorer.papers[paper], curves) for paper, curves in of.items() if curves]
 
 
 def _decay(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

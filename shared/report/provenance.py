@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from shared.files import sha256_file
-from shared.sweep.tables import MEASUREMENT_COLUMNS, MEASUREMENT_KEY, RUN_COLUMNS, read_table
+from shared.sweep.tables import RUN_COLUMNS, read_measurements, read_runs
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Provenance:
 
 def provenance(reports: Path) -> Provenance:
     """Raises BitlawError when a table is damaged; absent tables have no rows."""
-    runs = pd.DataFrame(read_table(reports / "runs.csv", RUN_COLUMNS, ("run_id",)).values(), columns=list(RUN_COLUMNS))
-    measured = read_table(reports / "measurements.csv", MEASUREMENT_COLUMNS, MEASUREMENT_KEY)
+    runs = pd.DataFrame(read_runs(reports).values(), columns=list(RUN_COLUMNS))
+    measured = read_measurements(reports)
     sizes = runs.assign(N=pd.to_numeric(runs["n_blocks"]), D=pd.to_numeric(runs["tokens"]))
     sizes = sizes.sort_values(["N", "D"])
     columns = {"torch": "torch_version", "numerics": "numerics_version", "processor": "cpu_model", "device": "device"}

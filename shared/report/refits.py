@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import BitlawError
+from pydantic import ConfigDict
+
+from shared.checked import check
 from shared.files import read_json
 from shared.report.claim import Claim, Finding, Verdict, judge, needs_runs
 
@@ -15,6 +17,7 @@ FETCH = "the refits on published runs are not there: `bitlaw published fetch` an
 class Refit:
     """A quantity with its 95 % interval. `scale` says on which runs, `note` what limits it."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
     value: float
     low: float
     high: float
@@ -27,10 +30,8 @@ def read_refits(path: Path) -> dict[str, Refit]:
     if not path.exists():
         return {}
     values = read_json(path)
-    try:
-        return {name: Refit(**value) for name, value in values.items()}
-    except (TypeError, AttributeError) as error:
-        raise BitlawError(f"{path}: is no file of refits ({error}); write it again with the refit stage") from error
+    check(dict[str, Refit], values, path, "file of refits", "write it again with the refit stage")
+    return {name: Refit(**value) for name, value in values.items()}
 
 
 def refitted(claim: Claim, refits: Mapping[str, Refit], names: Sequence[str]) -> Finding:

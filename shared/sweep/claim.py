@@ -25,15 +25,20 @@ def _create(path: Path, token: str) -> bool:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
         return False
-    with os.fdopen(handle, "w") as opened:
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "token": token}, opened)
+    try:
+        with os.fdopen(handle, "w") as opened:
+            json.dump({"host": socket.gethostname(), "pid": os.getpid(), "token": token}, opened)
+    except OSError:
+        # A full disk: an empty claim would keep everybody off for STALE_SECONDS.
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 
 def _token(path: Path) -> str | None:
     try:
         value = json.loads(path.read_text())["token"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError):
         return None
     return str(value)
 
@@ -46,15 +51,17 @@ def is_stale(path: Path) -> bool:
     """
     try:
         age = time.time() - path.stat().st_mtime
-        owner = json.loads(path.read_text() or "{}")
+        owner = json.loads(path.read_text())
+        here = bool(owner["host"] == socket.gethostname())
+        pid = int(owner["pid"])
     except FileNotFoundError:
         return False
-    except ValueError:
-        owner = {}
-    if owner.get("host") != socket.gethostname():
+    except (ValueError, LookupError, TypeError):
+        here, pid = False, 0  # cut short or damaged: nobody's, until its owner has had time to touch it
+    if not here or not 0 < pid < 2**31:
         return age > STALE_SECONDS
     try:
-        os.kill(int(owner["pid"]), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:

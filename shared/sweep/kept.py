@@ -5,8 +5,6 @@ Tests, post-training quantization and the predictor use them; every other checkp
 loss, sequence by sequence: a difference between two methods has a standard error that the table's rows cannot tell.
 """
 
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from shared.files import read_json, replacing, write_json
 from shared.model import Decoder
 from shared.sweep.ledger import Ledger
 from shared.sweep.spec import Run
-from shared.sweep.tables import read_base_losses, read_runs
+from shared.sweep.tables import read_arrays, read_base_losses, read_runs
 from shared.train.state import checksum, load, save
 from shared.train.trunk import low_precision
 
@@ -49,8 +47,17 @@ def keep(ledger: Ledger, runs: list[Run], folder: Path) -> int:
 
 
 def kept(folder: Path) -> dict[str, Run]:
-    """The runs whose checkpoints are in `folder`, by id."""
-    return {run_id: Run.from_json(entry) for run_id, entry in read_json(folder / "index.json").items()}
+    """The runs whose checkpoints are in `folder`, by id. Raises BitlawError when an id is not its run's."""
+    path = folder / "index.json"
+    index = read_json(path)
+    if not isinstance(index, dict):
+        raise BitlawError(f"{path}: is no list of checkpoints by run id: restore it from git")
+    runs = {run_id: Run.from_json(entry) for run_id, entry in index.items()}
+    for run_id, run in runs.items():
+        # The id becomes a file's name: it is what its spec hashes to, or nothing.
+        if run_id != run.spec.run_id:
+            raise BitlawError(f"{path}: {run_id!r} is not the id of its spec ({run.spec.run_id}): restore it from git")
+    return runs
 
 
 def kept_weights(folder: Path, run_id: str) -> dict[str, Tensor]:
@@ -94,14 +101,7 @@ def restore(folder: Path, ledger: Ledger, runs: list[Run]) -> None:
 
 def kept_cells(folder: Path, run_id: str) -> dict[str, NDArray[np.float32]]:
     """What quantizations of a checkpoint add to its validation losses (S,), nats per token, by the cell's name."""
-    path = folder / f"{run_id}.cells.npz"
-    if not path.exists():
-        return {}
-    try:
-        with np.load(path, allow_pickle=False) as opened:
-            return {name: opened[name] for name in opened.files}
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise BitlawError(f"{path}: cannot be read ({error}); restore the file from git") from error
+    return read_arrays(folder / f"{run_id}.cells.npz")
 
 
 def keep_cells(ledger: Ledger, folder: Path, cells: dict[str, list[Cell]], warn: Callable[[str], None]) -> int:

@@ -3,15 +3,15 @@
 Ctrl-C reaches the workers too: they save their state and stop; the same command goes on from there.
 """
 
+import contextlib
 import hashlib
 import json
-import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,21 +19,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from shared.errors import BitlawError
 from shared.files import write_text
+from shared.sweep.events import STOP_SECONDS, Event, environment, parse
 from shared.sweep.ledger import Ledger
 from shared.sweep.spec import Run, RunSpec, trunks
 from shared.sweep.tables import add_measurements, add_runs
-from shared.sweep.worker import Plan
+from shared.sweep.worker import LAUNCHER, Plan
 from shared.train.state import DamagedFileError
 
-# A stopped worker finishes its step and saves its state: far less than this.
-STOP_SECONDS = 60.0
 # By default glibc hands every large tensor back to the kernel and gets it again page by page: 20-30 % of a step at
 # S and W (docs/log.md). Keep what was used, and ask for huge pages. Other systems ignore the variable.
 MALLOC = ":".join(
     f"glibc.malloc.{name}={value}"
     for name, value in {"hugetlb": 1, "mmap_threshold": 2**30, "trim_threshold": 2**32, "top_pad": 2**28}.items()
 )
-Event = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -109,25 +107,79 @@ def units(plan: Plan) -> int:
     return sum(len(cells) for cells in plan.cells.values()) or len(plan.runs)
 
 
+def worker_command(processes_each: int) -> list[str]:
+    """Arguments of Python for one worker: `processes_each` processes that share each trunk, started by torchrun."""
+    shared_by = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes_each}"]
+    return [*(shared_by if processes_each > 1 else []), "-m", "shared.sweep.worker"]
+
+
+def threads(plan: Plan) -> int:
+    return max(run.spec.threads for run in plan.runs)
+
+
+def settings(plan: Plan) -> dict[str, str]:
+    """What a worker's environment says about memory and threads."""
+    return {"GLIBC_TUNABLES": MALLOC} | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads(plan)))
+
+
+@contextlib.contextmanager
+def watched(plan: Plan, reports: Path, say: Callable[[str], None]) -> Iterator[Callable[[Event], None]]:
+    """A progress bar; what it yields takes each event, and puts what is finished into the tables."""
+    labels = {run.spec.run_id: run.label for run in plan.runs}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, transient=True) as progress:
+        bar = progress.add_task("measuring" if plan.cells else "training", total=units(plan))
+
+        def take(event: Event) -> None:
+            if "finished" in event or "measured" in event:
+                run_id = str(event.get("finished") or event.get("measured"))
+                progress.advance(bar, int(event.get("cells", 1)))
+                progress.console.print(
+                    f"{'measured' if 'measured' in event else 'finished'} {labels[run_id]} [{run_id}]", markup=False
+                )
+                collect(plan, reports, say)
+            elif "warning" in event:
+                say(str(event["warning"]))
+
+        yield take
+
+
+def concluded(plan: Plan, reports: Path, say: Callable[[str], None], events: list[Event], error: str | None) -> Outcome:
+    """The tables brought up to date, and what is wrong when something of the plan is missing."""
+    collect(plan, reports, say)
+    missing = unfinished(plan)
+    if not missing:
+        # A worker that died did no harm: another one took its work over.
+        error = None
+    elif error is None:
+        error = f"{len(missing)} of {units(plan)} pieces of work are not finished ({missing[0]}): run the command again"
+    return Outcome(events, error)
+
+
 def launch(plan: Plan, reports: Path, workers: int, say: Callable[[str], None], processes_each: int = 1) -> Outcome:
     """Run a plan to its end; each worker is `processes_each` processes that share a trunk, started by torchrun.
 
     Raises KeyboardInterrupt after Ctrl-C, with everything finished in the tables.
     """
-    shared_by = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes_each}", "-m"]
+    # What cannot be read or written is said before hours of training, and what the ledger has already is put in.
+    collect(plan, reports, say)
     text = json.dumps(plan.to_json(), sort_keys=True)
     plan_file = plan.build / "plans" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     write_text(plan_file, text)
     count = max(1, min(workers, len(plan.runs) if plan.cells else len(trunks(plan.runs))))
-    threads = str(max(run.spec.threads for run in plan.runs))
-    environment = {"GLIBC_TUNABLES": MALLOC} | os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", *(shared_by if processes_each > 1 else []), "shared.sweep.worker", str(plan_file)],
+            [sys.executable, *worker_command(processes_each), str(plan_file)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=environment(settings(plan), LAUNCHER if processes_each == 1 else ""),
             cwd=plan.root,
         )
         for _ in range(count)
@@ -152,19 +204,10 @@ def launch(plan: Plan, reports: Path, workers: int, say: Callable[[str], None], 
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     for number in range(count):
         threading.Thread(target=follow, args=(number,), daemon=True).start()
-    labels = {run.spec.run_id: run.label for run in plan.runs}
     events: list[Event] = []
     error: str | None = None
     interrupted = False
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, transient=True) as progress:
-        bar = progress.add_task("measuring" if plan.cells else "training", total=units(plan))
+    with ended(processes), watched(plan, reports, say) as take:
         open_workers = count
         while open_workers:
             try:
@@ -185,27 +228,29 @@ def launch(plan: Plan, reports: Path, workers: int, say: Callable[[str], None], 
                 continue
             event = parse(line)
             events.append(event)
-            if "finished" in event or "measured" in event:
-                run_id = str(event.get("finished") or event.get("measured"))
-                progress.advance(bar, int(str(event.get("cells", 1))))
-                progress.console.print(
-                    f"{'measured' if 'measured' in event else 'finished'} {labels[run_id]} [{run_id}]", markup=False
-                )
-                collect(plan, reports, say)
-            elif "warning" in event:
-                say(str(event["warning"]))
-            elif "error" in event and error is None:
+            take(event)
+            if "error" in event and error is None:
                 error = str(event["error"])
-    collect(plan, reports, say)
     if interrupted:
+        collect(plan, reports, say)
         raise KeyboardInterrupt
-    missing = unfinished(plan)
-    if not missing:
-        # A worker that died did no harm: another one took its work over.
-        error = None
-    elif error is None:
-        error = f"{len(missing)} of {units(plan)} pieces of work are not finished ({missing[0]}): run the command again"
-    return Outcome(events, error)
+    return concluded(plan, reports, say, events, error)
+
+
+@contextlib.contextmanager
+def ended(processes: list[subprocess.Popen[str]]) -> Iterator[None]:
+    """No worker outlives its launcher, which a full disk or a damaged table may end: each is given time to save."""
+    try:
+        yield
+    except BaseException:
+        stop(processes)
+        for process in processes:
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        raise
 
 
 def stop(processes: list[subprocess.Popen[str]]) -> None:
@@ -213,14 +258,6 @@ def stop(processes: list[subprocess.Popen[str]]) -> None:
     for process in processes:
         if process.poll() is None:
             process.terminate()
-
-
-def parse(line: str) -> Event:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return {"warning": line.strip()}
-    return value if isinstance(value, dict) else {"warning": line.strip()}
 
 
 def expected_seconds(runs: list[Run], gflops: dict[str, float]) -> float:

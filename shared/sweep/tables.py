@@ -8,9 +8,8 @@ import csv
 import fcntl
 import io
 import math
+import re
 import statistics
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,14 @@ MEASUREMENT_COLUMNS = (
     "calibration", "relative_mse", "base_loss", "loss", "delta", "delta_se", "seconds", "numerics_version",
 )  # fmt: skip
 MEASUREMENT_KEY = ("run_id", "method", "format", "group_size", "activation_format", "kv_format", "calibration")
+# What is computed with: a number as `cell_text` writes it, or nothing; counts are never empty.
+NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d{1,3})?", re.ASCII)
+COUNTS = ("n_blocks", "tokens", "train_flops")
+RUN_NUMBERS = (*COUNTS, "loss", "loss_se", "delta", "delta_se", "train_loss", "seconds", "corpus_passes")
+MEASUREMENT_NUMBERS = (
+    *("n_blocks", "tokens", "bits", "bits_per_weight", "relative_mse", "base_loss", "loss", "delta", "delta_se"),
+    "seconds",
+)
 UNREPEATABLE = ("seconds", "device", "cpu_model", "torch_version", "git_revision", "dirty")
 
 
@@ -52,8 +59,15 @@ def cell_text(value: Any) -> str:
     return str(value)
 
 
-def read_table(path: Path, columns: tuple[str, ...], key: tuple[str, ...]) -> dict[tuple[str, ...], Row]:
-    """Rows by key; an absent file has none. Raises BitlawError naming the file and the row or column at fault."""
+def _is_number(text: str) -> bool:
+    return NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
+
+
+def read_table(
+    path: Path, columns: tuple[str, ...], key: tuple[str, ...], numbers: tuple[str, ...] = ()
+) -> dict[tuple[str, ...], Row]:
+    """Rows by key; an absent file has none. Cells of `numbers` are finite numbers or empty. Raises BitlawError naming
+    the file and the row or column at fault."""
     if not path.exists():
         return {}
     try:
@@ -61,6 +75,8 @@ def read_table(path: Path, columns: tuple[str, ...], key: tuple[str, ...]) -> di
             reader = csv.DictReader(opened)
             found = list(reader.fieldnames or [])
             for column in columns:
+                if found.count(column) > 1:
+                    raise BitlawError(f"{path}: column '{column}' stands twice; restore the file from git")
                 if column not in found:
                     hint = nearest(column, [name for name in found if name not in columns])
                     raise BitlawError(f"{path}: column '{column}' is missing{hint or '; restore the file from git'}")
@@ -68,10 +84,19 @@ def read_table(path: Path, columns: tuple[str, ...], key: tuple[str, ...]) -> di
             for number, row in enumerate(reader, start=2):
                 if None in row or None in row.values():
                     raise BitlawError(f"{path}: line {number} has not {len(found)} columns; restore the file from git")
+                for column in numbers:
+                    if not _is_number(row[column]) and (row[column] or column in COUNTS):
+                        raise BitlawError(
+                            f"{path}: line {number}, column '{column}': {row[column]!r} is no number; restore the file "
+                            "from git"
+                        )
                 name = tuple(row[column] for column in key)
                 if name in rows:
                     raise BitlawError(f"{path}: line {number} repeats {' '.join(name)}; keep one of the two")
                 rows[name] = row
+        # Cut in its last cell, a row still has all its columns.
+        if rows and not path.read_bytes().endswith(b"\n"):
+            raise BitlawError(f"{path}: is cut short in its last line; restore the file from git")
     except OSError as error:
         raise BitlawError(f"{path}: cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -99,11 +124,11 @@ def locked(reports: Path) -> Iterator[None]:
 
 
 def read_runs(reports: Path) -> dict[tuple[str, ...], Row]:
-    return read_table(reports / "runs.csv", RUN_COLUMNS, ("run_id",))
+    return read_table(reports / "runs.csv", RUN_COLUMNS, ("run_id",), RUN_NUMBERS)
 
 
 def read_measurements(reports: Path) -> dict[tuple[str, ...], Row]:
-    return read_table(reports / "measurements.csv", MEASUREMENT_COLUMNS, MEASUREMENT_KEY)
+    return read_table(reports / "measurements.csv", MEASUREMENT_COLUMNS, MEASUREMENT_KEY, MEASUREMENT_NUMBERS)
 
 
 def measured_gflops(reports: Path) -> dict[str, float]:
@@ -143,7 +168,8 @@ def add_runs(reports: Path, results: list[dict[str, Any]], losses: dict[str, NDA
             kept |= base
             with replacing(reports / "base_losses.npz") as temporary, temporary.open("wb") as opened:
                 np.savez(opened, **{run_id: kept[run_id] for run_id in sorted(kept)})  # type: ignore[arg-type]
-        write_table(reports / "runs.csv", RUN_COLUMNS, rows)
+        if rows:
+            write_table(reports / "runs.csv", RUN_COLUMNS, rows)
 
 
 def is_base(result: dict[str, Any]) -> bool:
@@ -162,11 +188,24 @@ def add_measurements(reports: Path, results: list[dict[str, Any]]) -> None:
 
 def read_base_losses(reports: Path) -> dict[str, NDArray[np.float32]]:
     """Validation losses by sequence (S,) of each unquantized run."""
-    path = reports / "base_losses.npz"
+    return read_arrays(reports / "base_losses.npz")
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
+    """An .npz of losses by name; an absent file has none. Raises BitlawError when it is damaged, as its CRCs tell."""
     if not path.exists():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as opened:
-            return {name: opened[name] for name in opened.files}
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise BitlawError(f"{path}: cannot be read ({error}); restore the file from git") from error
+        # From memory: numpy leaves the file of a damaged archive open.
+        content = path.read_bytes()
+        with np.load(io.BytesIO(content), allow_pickle=False) as opened:
+            arrays = {name: opened[name] for name in opened.files}
+        # zipfile stops without a word at an entry of a wrong length; the last record counts them (APPNOTE, 4.3.16).
+        if int.from_bytes(content[-12:-10], "little") != len(arrays):
+            raise ValueError("some of its entries are lost")
+        return arrays
+    except Exception as error:  # one changed bit makes zipfile and numpy raise any of a dozen kinds
+        raise BitlawError(
+            f"{path}: cannot be read ({error or type(error).__name__}); restore it from git, or remove it where it is "
+            "not in git: it is made again from the results at hand"
+        ) from error

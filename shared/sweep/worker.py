@@ -39,6 +39,8 @@ from shared.train.trunk import ALONE
 
 # How often progress is written for whoever watches.
 PROGRESS_SECONDS = 2.0
+# The environment names the launcher's process: it may be gone before a worker has been imported and can ask.
+LAUNCHER = "BITLAW_LAUNCHER"
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ class Worker:
 
     def train_trunk(self, runs: list[Run]) -> None:
         """Train what is missing of one trunk."""
-        found = [run for run in runs if not self.ledger.whole(run.spec.run_id, warn)] if self.world.first else []
-        missing = self.world.told(found)
+        whole = [self.ledger.whole(run.spec.run_id, warn) for run in runs] if self.world.first else []
+        missing = [run for run, there in zip(runs, self.world.told(whole), strict=True) if not there]
         if not missing:
             return
         # Compiled steps of earlier trunks count towards a limit beyond which torch falls back to eager, unasked.
@@ -267,7 +269,7 @@ def main(arguments: Iterable[str]) -> int:
     # Beyond its limit of recompilations torch would go on uncompiled, with other numbers, and only warn.
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     asked: list[int] = []
-    launcher = os.getppid()
+    launcher = int(os.environ.get(LAUNCHER, os.getppid()))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, frame: asked.append(received))
     world = ALONE

@@ -8,12 +8,14 @@ import matplotlib as mpl
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from shared.files import replacing
 
 PNG_DPI = 160
+VECTOR = ("svg", "pdf")
 INK = "#222222"
 FAINT = "#8a8a8a"
 PALETTE: list[tuple[float, float, float]] = sns.color_palette("colorblind")
@@ -24,6 +26,7 @@ RC = {
     "svg.hashsalt": "bitlaw",
     # Letters stay letters: smaller files, and text that can be searched and read aloud.
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # whole TrueType outlines, which journals ask for
     # The font that matplotlib ships, so that a layout does not depend on what a machine has installed.
     "font.family": ["DejaVu Sans"],
     "font.size": 9,
@@ -56,18 +59,34 @@ def theme() -> Iterator[None]:
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write `name`.svg and `name`.png, each whole or not at all. No time, no version, no machine inside."""
-    # The layout is found once and kept; `Figure.savefig` would find it anew, with a trial drawing, for each format.
+    _lay_out(figure)
+    png = folder / f"{name}.png"
+    with replacing(png) as temporary:
+        FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
+    return [save_vector(figure, folder, name, "svg"), png]
+
+
+def save_vector(figure: Figure, folder: Path, name: str, form: str) -> Path:
+    """Write `name`.`form`, svg or pdf, as `save` does."""
+    _lay_out(figure)
+    target = folder / f"{name}.{form}"
+    with replacing(target) as temporary:
+        if form == "svg":
+            FigureCanvasSVG(figure).print_svg(temporary, metadata={"Date": None, "Creator": None})
+        else:
+            nothing = {"CreationDate": None, "Creator": None, "Producer": None}
+            with temporary.open("wb") as opened:
+                FigureCanvasPdf(figure).print_pdf(opened, metadata=nothing)
+    return target
+
+
+def _lay_out(figure: Figure) -> None:
+    """The layout is found once and kept; `Figure.savefig` would find it anew, with a trial drawing, for each format."""
     figure.set_dpi(PNG_DPI)
     if figure.get_layout_engine() is not None:
         FigureCanvasAgg(figure)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-    with replacing(png) as temporary:
-        FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
-    with replacing(svg) as temporary:
-        FigureCanvasSVG(figure).print_svg(temporary, metadata={"Date": None, "Creator": None})
-    return [svg, png]
 
 
 def panels(n: int, *, height: float, share: bool = False) -> tuple[Figure, list[Axes], list[Axes]]:

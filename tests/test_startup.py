@@ -1,0 +1,46 @@
+"""`bitlaw --help` answers in under half a second: it imports nothing heavy."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = (
+    *("torch", "transformers", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "datasets", "tokenizers"),
+    *("safetensors", "jinja2", "yaml", "ray", "dvc", "bitsandbytes", "torchao", "auto_gptq", "peft"),
+)
+PROGRAM = """
+import sys
+from replications.cli import main
+sys.argv = ["bitlaw", *{words!r}]
+try:
+    main()
+except SystemExit as error:
+    assert not error.code, error.code
+print(",".join(name for name in {heavy!r} if name in sys.modules), file=sys.stderr)
+"""
+# Of processor time, which is about the wall time of a machine left alone; beside other work it can double.
+SECONDS, SLACK = 0.5, 2
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["fit", "--help"], ["train", "--help"], ["ptq", "--help"], ["data", "--help"]]
+)
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    program = PROGRAM.format(words=words, heavy=HEAVY)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "Usage" in done.stdout
+    assert done.stderr.strip() == ""
+
+
+def processor_seconds(*words: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "replications.cli", *words], capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_help_answers_at_once() -> None:
+    """benchmarks/startup.py says the number; here only that nothing heavy came in."""
+    assert min(processor_seconds("--help") for _ in range(2)) < SECONDS * SLACK
