@@ -45,6 +45,7 @@ def rows_of(n: int) -> pd.DataFrame:
     return pd.DataFrame({"N": N, "D": D, "loss": loss})
 
 
+@pytest.mark.filterwarnings("ignore")  # of powers that overflow on the way
 @pytest.mark.parametrize("n", ROWS)
 def test_fit_by_rows(benchmark: Any, n: int) -> None:
     """A whole fit, 64 starts and 200 resamples, against one solve by scipy from one start without any interval."""
@@ -82,6 +83,7 @@ def test_fit_by_rows(benchmark: Any, n: int) -> None:
     benchmark.pedantic(lambda: None, rounds=1)
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("size", SHAPES)
 def test_step_by_parameters(benchmark: Any, size: str) -> None:
     """Seconds of a training step, and the share of a large BF16 product's FLOP/s that it reaches."""

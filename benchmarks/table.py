@@ -60,7 +60,14 @@ def power(rows: list[dict[str, Any]], against: str) -> float:
 
 def beside_its_peers(rows: dict[str, dict[str, Any]]) -> Table:
     """A line a benchmark: its ratios to peers, and its shares of what the machine can do."""
-    table = Table("benchmark", "seconds", "times faster than", "of the machine's limit", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        "benchmark",
+        "seconds",
+        "times faster than (ratio: cost over)",
+        "of the machine's limit",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     for name, row in sorted(rows.items()):
         ratios = [key for key in sorted(row) if f"{key}_spread" in row]
         peers = [

@@ -70,8 +70,10 @@ def test_a_table_names_no_other_folder(
     make_corpus(tmp_path)
     reports = tmp_path / "reports"
     for name in ("../../victim", str(victim)):
-        tables.add_runs(reports, [{"run_id": name, "loss": 3.0, "diverged": False}], {})
-        tables.add_measurements(reports, [{"run_id": name, "method": "../..", "format": "/", "group_size": "../x"}])
+        counts = dict.fromkeys(tables.COUNTS, 1)
+        tables.add_runs(reports, [{"run_id": name, "loss": 3.0, "diverged": False, **counts}], {})
+        cell = {"run_id": name, "method": "../..", "format": "/", "group_size": "../x"}
+        tables.add_measurements(reports, [cell | counts])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("replications.commands.train.start", lambda *arguments: None)
     build = [] if verb == "status" else ["--build", "build"]

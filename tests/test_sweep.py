@@ -255,16 +255,21 @@ def test_a_lost_claim_is_not_removed(tmp_path: Path) -> None:
 # --- tables -----------------------------------------------------------------------------------------------------
 
 
+def row(run_id: str, **others: object) -> dict[str, object]:
+    """With the counts that every row of runs.csv has."""
+    return {"run_id": run_id, **dict.fromkeys(tables.COUNTS, 1), **others}
+
+
 def test_rows_are_added_sorted_and_replaced_by_id(tmp_path: Path) -> None:
     losses = {"bb": np.arange(4, dtype=np.float32)}
-    tables.add_runs(tmp_path, [{"run_id": "bb", "loss": 1.23456789}, {"run_id": "aa", "loss": float("nan")}], losses)
-    tables.add_runs(tmp_path, [{"run_id": "aa", "loss": 2.0}], {})
+    tables.add_runs(tmp_path, [row("bb", loss=1.23456789), row("aa", loss=float("nan"))], losses)
+    tables.add_runs(tmp_path, [row("aa", loss=2.0)], {})
     rows = tables.read_runs(tmp_path)
     assert list(rows) == [("aa",), ("bb",)]
     assert (rows["aa",]["loss"], rows["bb",]["loss"]) == ("2", "1.23457")
     assert list(tables.read_base_losses(tmp_path)) == ["bb"]
     before = (tmp_path / "runs.csv").stat().st_mtime_ns
-    tables.add_runs(tmp_path, [{"run_id": "aa", "loss": 2.0}], losses)
+    tables.add_runs(tmp_path, [row("aa", loss=2.0)], losses)
     assert (tmp_path / "runs.csv").stat().st_mtime_ns == before
 
 
@@ -272,16 +277,15 @@ def test_a_compressed_run_gets_its_delta_once_its_base_is_known(tmp_path: Path) 
     rng = np.random.default_rng(0)
     base = rng.normal(3.0, 0.3, 64).astype(np.float32)
     own = base + np.float32(0.125) + rng.normal(0, 0.01, 64).astype(np.float32)
-    w4 = {"run_id": "w4", "base_run_id": "16", "loss": float(own.mean()), "weights": "INT4@channel"}
+    w4 = row("w4", base_run_id="16", loss=float(own.mean()), weights="INT4@channel")
     tables.add_runs(tmp_path, [w4], {"w4": own})
     assert tables.read_runs(tmp_path)["w4",]["delta"] == ""
-    tables.add_runs(
-        tmp_path, [{"run_id": "16", "base_run_id": "16", "loss": float(base.mean())}, w4], {"w4": own, "16": base}
-    )
-    row = tables.read_runs(tmp_path)["w4",]
+    unquantized = row("16", base_run_id="16", loss=float(base.mean()))
+    tables.add_runs(tmp_path, [unquantized, w4], {"w4": own, "16": base})
+    found = tables.read_runs(tmp_path)["w4",]
     difference = own.astype(float) - base.astype(float)
-    assert float(row["delta"]) == pytest.approx(difference.mean(), rel=1e-5)
-    assert float(row["delta_se"]) == pytest.approx(difference.std(ddof=1) / 8, rel=1e-4)
+    assert float(found["delta"]) == pytest.approx(difference.mean(), rel=1e-5)
+    assert float(found["delta_se"]) == pytest.approx(difference.std(ddof=1) / 8, rel=1e-4)
     assert tables.read_runs(tmp_path)["16",]["delta"] == ""
     assert tables.read_runs(tmp_path)["16",]["weights"] == "none"
     assert list(tables.read_base_losses(tmp_path)) == ["16"]
@@ -296,11 +300,11 @@ def test_a_compressed_run_gets_its_delta_once_its_base_is_known(tmp_path: Path) 
     ],
 )
 def test_a_damaged_table_is_one_sentence(tmp_path: Path, change, sentence: str) -> None:  # type: ignore[no-untyped-def]
-    tables.add_runs(tmp_path, [{"run_id": "aa"}], {})
+    tables.add_runs(tmp_path, [row("aa")], {})
     path = tmp_path / "runs.csv"
     path.write_text(change(path.read_text()))
     with pytest.raises(BitlawError, match=sentence):
-        tables.add_runs(tmp_path, [{"run_id": "bb"}], {})
+        tables.add_runs(tmp_path, [row("bb")], {})
 
 
 # --- whole sweeps -----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from shared.report.conclusion import conclusion
 from shared.report.explorer.data import Curve, Explorer, data_of
 from shared.report.explorer.scripts import library, policy, scripts
 from shared.report.figures.gallery import Shown
@@ -171,7 +172,7 @@ def _provenance(provenance: Provenance) -> dict[str, Any]:
 
 def _paper(paper: Paper) -> dict[str, Any]:
     shown = {"id": paper.id, "title": paper.title, "readme": paper.readme, "deviations": paper.deviations}
-    shown |= {"figures": paper.figures, "missing": _missing(paper)}
+    shown |= {"figures": paper.figures, "missing": _missing(paper), "conclusion": conclusion(paper.claims)}
     if paper.fit is None:
         return {**shown, "law": None, "headings": [], "constants": [], "fits": [], "selection": None}
     names = [name for name, _ in paper.constants]

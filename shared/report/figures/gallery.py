@@ -1,10 +1,10 @@
 """A folder's figures with their captions: drawn by one stage, shown by another."""
 
-import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
@@ -14,6 +14,7 @@ from shared.files import read_json, write_json
 from shared.report.figures import style
 
 LIST = "figures.json"
+PLAIN = " -._~:/?[]@!$()*+,;="  # neither a URL's fragment or escape nor HTML's markup
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,18 @@ def read_gallery(folder: Path) -> list[Shown]:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise BitlawError(f"{path}: cannot be read ({error.strerror}); draw it with `bitlaw replicate`") from error
-        encoded = base64.b64encode(slim(text).encode()).decode("ascii")
-        shown.append(Shown(entry["name"], entry["caption"], entry["alt"], f"data:image/svg+xml;base64,{encoded}"))
+        shown.append(Shown(entry["name"], entry["caption"], entry["alt"], data_uri(slim(text))))
     return shown
+
+
+def data_uri(svg: str) -> str:
+    """Percent-encoded, which takes a fifth less than base64; nothing in it is a character that HTML must escape."""
+    return f"data:image/svg+xml,{quote(' '.join(svg.split()), safe=PLAIN)}"
 
 
 def slim(svg: str) -> str:
     """The same picture in a sixth less: coordinates to a hundredth of a point, no comments. Words stay as they are."""
-    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<!DOCTYPE.*?>", "", svg, flags=re.DOTALL)
     return re.sub(r' (?:d|x|y|points|transform)="[^"]*"', _rounded, svg)
 
 
