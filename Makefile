@@ -14,7 +14,7 @@ UNLOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cubla
 ANALYSIS := fit compare methods trained tournament plan_base predictor claims claims_published claims_page \
   claims_guide figures figures_compression_laws figures_qat_scaling figures_capybara_fp report
 
-.PHONY: install data repro regenerate stale test test-faults bench lint types check order lock clean
+.PHONY: install data repro regenerate stale test test-faults fuzz bench-compare bench lint types check order lock clean
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 repro: $(READY) data  ## everything: corpus, smoke training, fits, figures, claims, report
@@ -47,8 +47,17 @@ bench: $(READY)  ## speed beside its peers, on a machine left alone; writes repo
 	mkdir -p build
 	OMP_NUM_THREADS=1 GLIBC_TUNABLES=$$(python -c 'from shared.sweep.launch import MALLOC; print(MALLOC)') \
 	  python -m pytest -o addopts= -q benchmarks/step.py benchmarks/qat.py benchmarks/formats.py \
-	  benchmarks/gptq.py benchmarks/fit.py --benchmark-disable-gc --benchmark-json build/benchmarks.json
+	  benchmarks/gptq.py benchmarks/fit.py benchmarks/resample.py benchmarks/growth.py benchmarks/report.py \
+	  benchmarks/startup.py --benchmark-disable-gc --benchmark-json build/benchmarks.json
 	python -m benchmarks.table build/benchmarks.json reports/benchmarks.json
+
+bench-compare: $(READY)  ## fails when a ratio got worse by over 15 % beyond its noise, against the committed one
+	mkdir -p build
+	git show HEAD:reports/benchmarks.json > build/benchmarks_before.json
+	python -m benchmarks.compare build/benchmarks_before.json reports/benchmarks.json
+
+fuzz: $(READY)  ## every reader on many broken files: half an hour to an hour
+	BITLAW_FUZZ=slow python -m pytest tests/test_fuzz_*.py
 
 lint: $(READY)
 	ruff format --check --quiet .

@@ -87,7 +87,7 @@ Some = Annotated[list[float], Field(min_length=1)]
 # What fit.json and claims.json hold, as far as it is read here or by who reads these.
 @dataclass(frozen=True)
 class _Interval:
-    value: float
+    value: float | None  # None: what is not finite
     low: float | None
     high: float | None
 
