@@ -179,7 +179,7 @@ def test_a_paper_without_runs_is_judged_by_what_it_publishes(tmp_path: Path, nam
         id: finding.verdict for id, finding in judged(name).items()
     }
     assert papers.verdict_lines(target)[-1] == "of 0 tested, 0 may be false by chance"
-    with pytest.raises(BitlawError, match=f"{name} has no law of post-training") as error:
+    with pytest.raises(BitlawError, match=f"{name} has no law that is fitted to our tables") as error:
         papers.write_fit(papers.find(name), tmp_path, tmp_path / "params.yaml")
     assert "\n" not in str(error.value)
 
