@@ -103,6 +103,7 @@ def test_step_against_trainer(benchmark: Any, size: str, compiled: bool, tmp_pat
     benchmark.extra_info["step_seconds"] = mine
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("size", SIZES)
 def test_share_of_the_gemm_peak(benchmark: Any, size: str) -> None:
     """FLOP/s of the step, alone, over those of a large BF16 product timed in turns with it (medians)."""
@@ -130,6 +131,7 @@ def test_share_of_the_gemm_peak(benchmark: Any, size: str) -> None:
     benchmark.pedantic(lambda: next(turns), rounds=1)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_threads_and_processes(benchmark: Any) -> None:
     """One thread against two, at S: the reason for one-thread workers."""
     speeds = {}

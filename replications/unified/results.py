@@ -183,7 +183,9 @@ def statement(found: dict[str, Any], of_published: dict[str, Any] | None) -> str
         row for name, one in of_published["comparisons"].items() if name.startswith("quest") for row in one["against"]
     ]
     below = sum(row["verdict"] == "below" for row in rows)
-    text += f" On QuEST's runs, scored once after the choice, it is below in {below} of {len(rows)} (law, split) pairs."
+    text += (
+        f" On QuEST's runs, which the choice did not read, it is below in {below} of {len(rows)} (law, split) pairs."
+    )
     above = sorted({f"{row['paper']} with {row['paper_constants']} constants" for row in rows if not row["below"]})
     text += f" It is above {' and '.join(above)}." if above else ""
     counts = said["counts"] and bool(rows) and below == len(rows)

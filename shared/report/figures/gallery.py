@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
@@ -14,7 +13,7 @@ from shared.files import read_json, write_json
 from shared.report.figures import style
 
 LIST = "figures.json"
-PLAIN = " -._~:/?[]@!$()*+,;="  # neither a URL's fragment or escape nor HTML's markup
+SPECIAL = re.compile(r"[^\w \-.~:/?\[\]@!$()*+,;=]", re.ASCII)  # marks of URLs or of HTML, and no ASCII
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,8 @@ def read_gallery(folder: Path) -> list[Shown]:
 
 def data_uri(svg: str) -> str:
     """Percent-encoded, which takes a fifth less than base64; nothing in it is a character that HTML must escape."""
-    return f"data:image/svg+xml,{quote(' '.join(svg.split()), safe=PLAIN)}"
+    encoded = SPECIAL.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), " ".join(svg.split()))
+    return f"data:image/svg+xml,{encoded}"
 
 
 def slim(svg: str) -> str:
