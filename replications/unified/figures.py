@@ -116,7 +116,8 @@ def _published(found: dict[str, Any]) -> Drawing:
     tidy(axes)
     return Drawing(
         name="published",
-        caption="The chosen form on published runs, which the choice did not read: QuEST by family and whole, Quartet's forward pass. "
+        caption="The chosen form on published runs, which the choice did not read: QuEST by family and whole, "
+        "Quartet's forward pass. "
         "All constants of every law (in brackets, those of the unquantized loss among them) are fitted to what a split "
         "leaves; rollouts in N and D stand in the table.",
         alt="Held-out errors of the papers' laws and of the unified law on QuEST and Quartet.",
