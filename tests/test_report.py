@@ -256,7 +256,7 @@ def test_every_claim_stands_in_the_table_of_verdicts(reports: Path) -> None:
     assert "Evidence measured" in text
     assert "0.45 [0.4, 0.5] visible from 0.05" in text
     assert "Found 12 of 12 sizes and bits" in text
-    assert "2 of 2 claims were tested on runs (2 holds)" in text
+    assert "2 of 2 claims were tested on runs (of all: 2 holds)" in text
     assert "2 × 0.05 = 0.1 false verdicts" in text
 
 
