@@ -7,6 +7,7 @@ low-precision training are fitted together (trained.py). Claims that neither dec
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from replications.capybara_fp import claims as sun_claims
@@ -25,6 +26,7 @@ from shared.errors import BitlawError, nearest
 from shared.files import read_json, sha256_file, write_json
 from shared.laws.elasticity import elasticities
 from shared.laws.law import Law
+from shared.laws.result import Fit
 from shared.laws.settings import HeldOut, Params, Published, Selection, read_settings, read_yaml
 from shared.laws.study import REFERENCE, study
 from shared.laws.tables import read_pool
@@ -94,9 +96,27 @@ def all_published() -> dict[str, Published]:
     return {name: paper.published() for name, paper in {**PAPERS, GUIDE.name: GUIDE}.items()}
 
 
-def write_fit(paper: Paper, reports: Path, params: Path) -> Path:
+def kept_fits(paper: str, reports: Path) -> dict[str, Fit]:
+    """The fits of a paper's fits.json by part (cooled/channel) or paper/view; none while the file is not there. Raises
+    BitlawError for a file that holds something else."""
+    path = reports / paper / FITS
+    values = read_json(path) if path.exists() else {"fits": {}}
+    fits = values.get("fits") if isinstance(values, dict) else None
+    if not isinstance(fits, dict):
+        raise BitlawError(f"{path}: holds no fits; write it again with `bitlaw replicate fit {paper}`")
+    return {name: Fit.from_json(fit) for name, fit in fits.items()}
+
+
+def write_fit(
+    paper: Paper,
+    reports: Path,
+    params: Path,
+    more: Mapping[str, Any] = MappingProxyType({}),
+    more_fits: Mapping[str, Any] = MappingProxyType({}),
+) -> Path:
     """Fit the paper's law to the two tables of `reports`; returns the path of fit.json. Beside it stands fits.json,
-    with each part's whole fit for `bitlaw predict` and the report's curves.
+    with each part's whole fit for `bitlaw predict` and the report's curves. `more` and `more_fits` go into the two
+    files as they are.
 
     Raises BitlawError: a paper whose runs the pool does not hold, a table missing or damaged, a wrong key in a
     settings file.
@@ -121,7 +141,7 @@ def write_fit(paper: Paper, reports: Path, params: Path) -> Path:
     inputs |= {path.relative_to(HERE.parent).as_posix(): path for path in sources}
     theta = law.internal({name: constant.value for name, constant in published.law.items()})
     target = reports / paper.name / "fit.json"
-    write_json(target.with_name(FITS), {"fits": result.pop("fits")})
+    write_json(target.with_name(FITS), {"fits": result.pop("fits") | dict(more_fits)})
     write_json(
         target,
         {
@@ -131,6 +151,7 @@ def write_fit(paper: Paper, reports: Path, params: Path) -> Path:
             "settings": settings.model_dump(),
             "reference": {name: int(value) for name, value in REFERENCE.items()},
             **result,
+            **more,
             "published": {
                 "parameters": {name: constant.model_dump() for name, constant in published.law.items()},
                 "elasticities": elasticities(law, theta, None, REFERENCE),

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pandas as pd
 
-from replications import low_precision
+from replications import low_precision, trained
 from replications.comparison import corpora, decay, derived, elasticities, evidence, inside, orders, own
 from replications.comparison import figures as comparison_figures
 from replications.explorer.explorer import explorer
@@ -57,25 +57,6 @@ def _selected(paper: str, reports: Path) -> pd.DataFrame | None:
         return None
     selection = read_settings(find(paper).file("experiment.yaml"), Selection, "fit")
     return select(read_pool(*tables), selection, read_settings(HELD_OUT, HeldOut))
-
-
-def _runs(reports: Path) -> pd.DataFrame:
-    """runs.csv with its errors as numbers."""
-    runs = read_table(reports / "runs.csv", {**RUNS, "loss_se": "maybe"})
-    return runs.rename(columns={"n_blocks": "N", "tokens": "D"})
-
-
-def _unquantized(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Cooled base runs of the corpus of `rows` that a fit may see: neither short, held out nor diverged."""
-    selection = read_settings(find(FIRST).file("experiment.yaml"), Selection, "fit")
-    held_out = read_settings(HELD_OUT, HeldOut)
-    largest = runs["size"].map(lambda size: held_out.largest_tokens.get(size, float("inf"))).astype(float)
-    long = (runs["D"] >= selection.min_steps * selection.tokens_per_step) & (
-        runs["D"] >= selection.min_tokens_per_parameter * runs["N"]
-    )
-    seen = (runs["D"] < largest) & ~runs["size"].isin(held_out.sizes)
-    ours = (runs["corpus"] == selection.corpus) & runs["cooled"] & ~runs["diverged"] & (runs["base_run_id"] == "")
-    return runs.loc[ours & seen & long, ["N", "D", "loss", "trunk_id"]]
 
 
 def _law_of(paper: str) -> Law:
@@ -140,14 +121,14 @@ def _of_the_pool(reports: Path, fitted: list[PaperFit]) -> tuple[list[dict[str, 
     rows = _selected(FIRST, reports)
     if rows is None:
         return [], {}
-    runs = _runs(reports)
-    mine = own.fit_own(rows, _unquantized(rows, runs))
+    runs = read_table(reports / "runs.csv", {**RUNS, "loss_se": "maybe"})
+    mine = own.fit_own(rows, trained.unquantized(runs, read_settings(HELD_OUT, HeldOut)))
     sizes = sorted({float(N) for N in rows.loc[rows["use"] == FITTED_ROWS, "N"]})
     tables = reports / "runs.csv", reports / "measurements.csv"
     rates = reports / "learning_rate" / "runs.csv"
     seen = evidence.collect(
         rows,
-        runs.rename(columns={"N": "n_blocks", "D": "tokens"}),
+        runs,
         fitted,
         mine,
         pool=read_pool(*tables),
@@ -181,10 +162,10 @@ def of_corpora(reports: Path) -> list[dict[str, object]]:
         return []
     rules = read_settings(HELD_OUT, HeldOut)
     runs = {name: read_table(folder / "runs.csv", RUNS) for name, folder in folders.items()}
-    trained = {name: low_precision.cells(table, rules, corpus=name) for name, table in runs.items()}
+    compressed = {name: low_precision.cells(table, rules, corpus=name) for name, table in runs.items()}
     plain = {name: set(table.loc[table["base_run_id"] == "", "run_id"]) for name, table in runs.items()}
     cells = {name: cells_of(folder / "measurements.csv") for name, folder in folders.items()}
-    return corpora.judge({name: table[table["run_id"].isin(plain[name])] for name, table in cells.items()}, trained)
+    return corpora.judge({name: table[table["run_id"].isin(plain[name])] for name, table in cells.items()}, compressed)
 
 
 def fits(reports: Path) -> list[PaperFit]:

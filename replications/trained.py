@@ -41,25 +41,31 @@ def held_out(runs: pd.DataFrame, settings: HeldOut) -> "pd.Series[bool]":
     return runs["size"].isin(settings.sizes) | (runs["tokens"].astype(float) >= largest)
 
 
+def unquantized(runs: pd.DataFrame, rules: HeldOut) -> pd.DataFrame:
+    """N, D, loss and trunk_id of the cooled unquantized runs that a fit may see, in the order of `runs`."""
+    some = usable(runs)
+    some = some[~held_out(some, rules) & (some["base_run_id"] == "")]
+    table = some[["n_blocks", "tokens", "loss", "trunk_id"]].rename(columns={"n_blocks": "N", "tokens": "D"})
+    return table.astype({"N": float, "D": float, "loss": float})
+
+
 def write_fit(paper: Paper, reports: Path, params: Path) -> Path:
     """Fit a paper's laws to our tables: of rounding where its experiment.yaml says so, of low-precision training where
     it has views. Writes reports/PAPER/fit.json, the latter as `views`, and beside it fits.json with each whole fit.
 
     Raises BitlawError: a paper without a law to fit, no table, a damaged one, a wrong key in a settings file.
     """
+    if not any(view.paper == paper.name for view in VIEWS):
+        return papers.write_fit(paper, reports, params)
+    source = reports / "runs.csv"
+    views, fits = views_of(paper.name, source, params)
+    of_views = {"recipe": RECIPE, "views": views}
+    if paper.fitted:
+        return papers.write_fit(paper, reports, params, of_views, fits)
     target = reports / paper.name / "fit.json"
-    result: dict[str, Any] = {"paper": paper.name, "inputs": {}}
-    fits: dict[str, Any] = {}
-    has_views = any(view.paper == paper.name for view in VIEWS)
-    if paper.fitted or not has_views:
-        papers.write_fit(paper, reports, params)
-        result, fits = read_json(target), read_json(target.with_name(FITS))["fits"]
-    if has_views:
-        source = reports / "runs.csv"
-        views, more = views_of(paper.name, source, params)
-        result["inputs"] |= {f"reports/{source.name}": sha256_file(source)}
-        write_json(target.with_name(FITS), {"fits": fits | more})
-        write_json(target, {**result, "recipe": RECIPE, "views": views})
+    inputs = {f"reports/{source.name}": sha256_file(source)}
+    write_json(target.with_name(FITS), {"fits": fits})
+    write_json(target, {"paper": paper.name, "inputs": inputs, **of_views})
     return target
 
 

@@ -22,6 +22,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_ind
 
 from shared.laws.law import Array
+from shared.laws.means import half_width
 
 SIZE = "S"
 FORMATS = ("INT4", "INT3", "INT2")
@@ -84,8 +85,7 @@ def _of_rounding(form: str, cells: Mapping[str, pd.DataFrame]) -> list[Answer]:
     levels = {corpus: y.mean(axis=1) for corpus, y in logs.items()}
     found = []
     for corpus, values in sorted(slopes.items()):
-        half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-        middle = float(values.mean())
+        middle, half = float(values.mean()), half_width(values)
         found.append(Answer("slope", corpus, form, horizons, seeds, middle, middle - half, middle + half))
     found.append(Answer("steeper", "both", form, horizons, seeds, *_welch(slopes["english"], slopes["python"])))
     apart = _welch(levels["english"], levels["python"])

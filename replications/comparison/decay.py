@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from replications.comparison.inside import geometric
 from shared.laws.law import Array
+from shared.laws.means import geometric
 
 SCHEDULES = ("constant", "cooldown", "cosine")
 FORMATS = ("INT4", "INT3", "INT2")

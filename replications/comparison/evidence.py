@@ -31,6 +31,7 @@ from replications.papers import HELD_OUT
 from replications.undertrained_qid.law import LAW as POWER
 from shared.laws.law import Array, Columns
 from shared.laws.loglinear import REFERENCE_BITS, REFERENCE_D, REFERENCE_N, log_linear
+from shared.laws.means import geometric
 from shared.laws.noise import SeedNoise, seed_noise
 from shared.laws.result import interval
 from shared.laws.settings import HeldOut, read_settings
@@ -322,11 +323,9 @@ def _pairs(runs: pd.DataFrame) -> Evidence:
             }
             for name, ratio in ratios.items():
                 logs = np.log(ratio.to_numpy(float))
-                half = student.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
                 groups = "per channel and token" if group == "channel" else "groups of 8"
                 label = f"{size}, {float(tokens) / 2**20:g}M tokens, {groups}"
                 found[f"pool/pairs/{name}/{label}"] = Seen(
-                    float(np.exp(logs.mean())), float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half)),
-                    _scale([float(N)], [float(tokens)]), f"{len(logs)} seeds", label, len(logs),
+                    *geometric(logs), _scale([float(N)], [float(tokens)]), f"{len(logs)} seeds", label, len(logs),
                 )  # fmt: skip
     return found

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
-from shared.laws.law import Array
+from shared.laws.means import geometric
 from shared.laws.tables import Kind, read_table
 from shared.report.evidence import Seen
 
@@ -93,10 +92,3 @@ def _ratio(name: str, label: str, ratios: "pd.Series[float]", rows: pd.DataFrame
     N, D = rows["n_blocks"].astype(float), rows["tokens"].astype(float)
     scale = f"{N.min() / 1e6:.2g}-{N.max() / 1e6:.2g}M parameters, {D.min() / 2**20:g}-{D.max() / 2**20:g}M tokens"
     return {name: Seen(value, low, high, scale, note, label, len(logs))}
-
-
-def geometric(logs: Array) -> tuple[float, float, float]:
-    """exp of the mean of two logarithms or more, and of its ends by Student's 95 % interval."""
-    half = float(student.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs)))
-    middle = float(logs.mean())
-    return float(np.exp(middle)), float(np.exp(middle - half)), float(np.exp(middle + half))

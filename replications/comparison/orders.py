@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from replications.compressed import compression_of
+from shared.laws.means import half_width
 from shared.laws.tables import RUNS, read_table
 
-CONFIDENCE = 0.95
 FLOATS = ("weights", "weights_backward", "activations_backward")  # P2, P4 and P6 of Sun et al.
 
 
@@ -109,6 +108,6 @@ def _seen(order: Order, size: str, tokens: float, rows: pd.DataFrame) -> Seen:
     worse, better = float(rows["worse"].mean()), float(rows["better"].mean())
     if n < 2:
         return Seen(order.name, order.statement, size, tokens, n, worse, better, mean, None, None, "undecided")
-    half = float(student.ppf((1 + CONFIDENCE) / 2, n - 1) * differences.std(ddof=1) / np.sqrt(n))
+    half = half_width(differences)
     verdict = "holds" if mean - half > 0 else "reversed" if mean + half < 0 else "undecided"
     return Seen(order.name, order.statement, size, tokens, n, worse, better, mean, mean - half, mean + half, verdict)

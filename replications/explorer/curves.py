@@ -10,7 +10,7 @@ import numpy as np
 
 from replications.explorer.formulas import FORMULAS
 from replications.laws import ENTRIES, restore
-from replications.papers import FITS, GUIDE, PAPERS, all_published
+from replications.papers import FITS, GUIDE, PAPERS, all_published, kept_fits
 from replications.unified.forms import INPUT, STREAMS, TRAINED
 from shared.files import read_json
 from shared.laws.law import Law
@@ -116,8 +116,7 @@ def ours(reports: Path) -> list[Curve]:
     curves = []
     for paper in PAPERS.values():
         where = f"{reports.name}/{paper.name}/{FITS}"
-        for part, values in _fits(reports / paper.name / FITS).items():
-            result = Fit.from_json(values)
+        for part, result in kept_fits(paper.name, reports).items():
             first, _, second = part.partition("/")
             if first == paper.name:
                 curves += _trained(paper.name, second, result, where, part)
@@ -163,12 +162,6 @@ def _unified(reports: Path) -> list[Curve]:
 
 def _opened(curve: Curve) -> Curve:
     return replace(curve, shown=True)
-
-
-def _fits(path: Path) -> dict[str, Any]:
-    values = read_json(path) if path.exists() else {}
-    found: dict[str, Any] = values.get("fits", {}) if isinstance(values, dict) else {}
-    return found
 
 
 def _ours(

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from replications.papers import FITS, PAPERS
+from replications.laws import saved
+from replications.papers import PAPERS, kept_fits
 from replications.planning import reading
 from replications.planning.base import FILE
 from replications.planning.setting import is_format
@@ -42,10 +43,10 @@ def ours(reports: Path) -> tuple[list[View], dict[str, str]]:
     path = reports / FILE
     if not path.exists():
         return [], {OURS: f"there is no fit of our unquantized runs; `{COMMAND}` makes {path}"}
-    saved = _read(path)
+    base = read_json(path)
     try:
-        clean = Fit.from_json(saved["fit"])
-        errors = {str(name): float(value) for name, value in saved["errors"].items()}
+        clean = Fit.from_json(base["fit"])
+        errors = {str(name): float(value) for name, value in base["errors"].items()}
     except (KeyError, TypeError, AttributeError, BitlawError) as error:
         raise BitlawError(f"{path}: is not what `{COMMAND}` writes ({error}); run it again") from error
     found: list[View] = []
@@ -62,7 +63,7 @@ def ours(reports: Path) -> tuple[list[View], dict[str, str]]:
         from replications.planning.unified import views
 
         try:
-            found += views(Fit.from_json(_read(unified)), OURS, clean, _law(clean), errors)
+            found += views(saved(unified)[1], OURS, clean, _law(clean), errors)
         except BitlawError as error:
             without[f"{OURS}: {UNIFIED}"] = str(error)
     return found, without
@@ -71,24 +72,13 @@ def ours(reports: Path) -> tuple[list[View], dict[str, str]]:
 def _kept(reports: Path) -> Iterator[tuple[str, Fit]]:
     """(paper, or paper/view of low-precision training; fit) of every fits.json that is there."""
     for paper in PAPERS:
-        path = reports / paper / FITS
-        fits = _read(path).get("fits", {}) if path.exists() else {}
-        if not isinstance(fits, dict):
-            raise BitlawError(f"{path}: holds no fits; write it again with `bitlaw replicate fit {paper}`")
-        for name, values in fits.items():
+        for name, fit in kept_fits(paper, reports).items():
             if name == ROUNDED or name.startswith(f"{paper}/"):
-                yield paper if name == ROUNDED else name, Fit.from_json(values)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise BitlawError(f"{path}: holds no object; restore it from git")
-    return values
+                yield paper if name == ROUNDED else name, fit
 
 
 def _of_files(files: Sequence[Path]) -> list[View]:
-    fits = {path: Fit.from_json(read_json(path)) for path in files}
+    fits = {path: saved(path)[1] for path in files}
     clean = next((fit for fit in fits.values() if fit.law == "chinchilla"), None)
     found: list[View] = []
     for path, fit in fits.items():

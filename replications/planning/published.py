@@ -8,6 +8,7 @@ import numpy as np
 from replications.capybara_fp.law import LAW as SUN
 from replications.compression_laws.law import effective_parameters, effective_parameters_and_data
 from replications.kumar_precision import law as kumar
+from replications.papers import all_published
 from replications.planning import reading
 from replications.planning.view import Constants, Domain, View
 from replications.qat_scaling.law import LOSS as CHEN
@@ -20,7 +21,6 @@ from shared.laws.settings import Published, Strict, read_settings
 from shared.laws.terms import law_of_terms
 
 HERE = Path(__file__).parent
-PAPERS = ("kumar_precision", "undertrained_qid", "compression_laws", "qat_scaling", "capybara_fp", "comparison")
 B_OF_SUN = 128.0  # what his D_crit and P_opt take (facts, 2.5)
 # Kumar's clean loss ties alpha and beta, and so does Chen's.
 CLEAN_TIED = law_of_terms(
@@ -94,7 +94,7 @@ def _of(law: Law, values: dict[str, float]) -> Constants:
 @cache
 def published_views() -> tuple[View, ...]:
     """Raises BitlawError for a damaged published.yaml or grids.yaml."""
-    known = {paper: read_settings(HERE.parent / paper / "published.yaml", Published) for paper in PAPERS}
+    known = all_published()
     return (
         *_kumar(known["kumar_precision"].values()),
         _ouyang(known["undertrained_qid"].values()),

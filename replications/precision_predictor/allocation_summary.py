@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
+
+from shared.laws.means import half_width
 
 LEAST_CHECKPOINTS = 3
 # The page's map, and what a solver makes of the same gradients: named before they were measured at large.
@@ -54,7 +55,7 @@ def interval(values: Sequence[float]) -> dict[str, float | int | None]:
     mean = float(np.mean(values))
     if n < LEAST_CHECKPOINTS:
         return {"value": mean, "low": None, "high": None, "n": n}
-    half = float(student.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    half = half_width(np.array(values, dtype=float))
     return {"value": mean, "low": mean - half, "high": mean + half, "n": n}
 
 

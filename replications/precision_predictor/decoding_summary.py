@@ -23,10 +23,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeWarning, curve_fit
-from scipy.stats import t as student
 
 from replications.precision_predictor.schedules import FULL, parse_schedule
 from shared.errors import BitlawError
+from shared.laws.means import half_width
 
 Array = NDArray[np.float64]
 Estimate = dict[str, Any]
@@ -106,10 +106,8 @@ def estimate(values: Iterable[float], se: float | None = None) -> Estimate:
     """Mean with its interval over models; of one model, by its standard error where there is one."""
     found = np.array(list(values), dtype=float)
     count, value = len(found), float(found.mean())
-    if count > 1:
-        half = float(student.ppf(0.975, count - 1) * found.std(ddof=1) / np.sqrt(count))
-    else:
-        half = float("nan") if se is None or not np.isfinite(se) else NORMAL * se
+    of_one = float("nan") if se is None or not np.isfinite(se) else NORMAL * se
+    half = half_width(found) if count > 1 else of_one
     ends = (None, None) if np.isnan(half) else (value - half, value + half)
     return {"value": value, "low": ends[0], "high": ends[1], "runs": count}
 

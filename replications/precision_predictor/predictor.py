@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from replications.precision_predictor.effective import CleanLaw, effective_parameters
 from replications.precision_predictor.forms import FREE, Form, as_the_page, choose, fit_form, lacking, widths_of
 from replications.precision_predictor.law import B_TRAIN
 from shared.errors import BitlawError
+from shared.laws.means import half_width
 
 COLUMNS = (
     "model", "N", "D", "parameters", "text", "finetuned_tokens", "epochs", "learning_rate", "optimizer", "context",
@@ -30,7 +30,7 @@ def student_interval(values: Sequence[float]) -> dict[str, Any]:
     """The mean with its 95 % interval, infinitely wide under two values."""
     n = len(values)
     mean = float(np.mean(values)) if n else float("nan")
-    half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("inf")
+    half = half_width(np.array(values, dtype=float)) if n > 1 else float("inf")
     return {"value": mean, "low": mean - half, "high": mean + half, "n": n}
 
 

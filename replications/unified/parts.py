@@ -13,7 +13,7 @@ import pandas as pd
 
 from replications import trained
 from replications.capybara_fp.law import LAW as SUN
-from replications.compressed import VIEWS, Widths, compression_of
+from replications.compressed import VIEWS, Widths
 from replications.compression_laws.law import GROUPED, effective_parameters
 from replications.kumar_precision import law as kumar
 from replications.low_precision import cells, of_view
@@ -93,11 +93,8 @@ def read(reports: Path) -> Pool:
 
 def unquantized(runs: pd.DataFrame, rules: HeldOut) -> dict[str, float]:
     """A, alpha, B, beta, E of the cooled unquantized runs that a fit may see. Raises BitlawError for too few."""
-    usable = trained.usable(runs)
-    usable = usable[~trained.held_out(usable, rules)]
-    plain = usable[[not compression_of(row) for row in usable.to_dict("records")]]
-    table = pd.DataFrame({"N": plain["n_blocks"], "D": plain["tokens"], "loss": plain["loss"]}).astype(float)
-    found = fit(CHINCHILLA, table.assign(trunk_id=plain["trunk_id"]), n_boot=2, seed=1, name="unquantized runs")
+    table = trained.unquantized(runs, rules)
+    found = fit(CHINCHILLA, table, n_boot=2, seed=1, name="unquantized runs")
     return {name: estimate.value for name, estimate in found.parameters.items()}
 
 
