@@ -258,6 +258,47 @@ def test_nothing_overlaps(browser: "Browser", built: Path, width: int, scheme: A
         assert turned != paper
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_chart_stays_legible_at_the_ends_of_the_sliders(browser: "Browser", built: Path, width: int) -> None:
+    ends = ({"N": 4, "D": 5, "bits": 1, "G": 0}, {"N": 12, "D": 14, "bits": 16, "G": 13}, {"N": 4, "D": 14, "bits": 16})
+    for page in visit(browser, built, width):
+        for settings in ends:
+            for name, value in settings.items():
+                set_slider(page, name, value)
+            for x in ("D", "N", "bits", "G"):
+                page.select_option("#x", x)
+                for y in ("delta", "loss"):
+                    page.select_option("#y", y)
+                    for _ in ("logarithmic", "linear"):
+                        page.evaluate("document.getElementById('log').click()")
+                        assert page.evaluate(OVERLAPS) == [], (settings, x, y)
+
+
+def test_a_sign_alone_is_no_format(opened: "Page") -> None:
+    opened.select_option("#number-kind", "float")
+    set_slider(opened, "M", 0)
+    assert opened.locator("#o-bits").inner_text() == "3 (E2M0)"
+    set_slider(opened, "E", 0)
+    assert opened.locator("#o-bits").inner_text() == "2 (E0M1)"
+    assert opened.locator("#s-M").input_value() == "1"
+    set_slider(opened, "E", 1)
+    set_slider(opened, "M", 0)
+    assert opened.locator("#o-bits").inner_text() == "2 (E1M0)"
+
+
+def test_the_points_are_those_of_the_drawn_fits(opened: "Page") -> None:
+    shown = {
+        name: opened.locator(f"#f-{name}").input_value() for name in ("kind", "method", "phase", "group", "papers")
+    }
+    assert shown == {
+        "kind": "rounded after training", "method": "rtn", "phase": "cooled", "group": "channel", "papers": "",
+    }  # fmt: skip
+    rows = opened.locator("#claims tbody tr")
+    rows.first.locator("summary").click()
+    rows.first.locator("button[data-show]").click()
+    assert opened.locator("#f-papers").input_value() == rows.first.get_attribute("data-paper")
+
+
 @pytest.fixture
 def committed(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The page in git; its commands name files from the folder above reports/."""

@@ -12,14 +12,17 @@ from hypothesis import strategies as st
 from replications.capybara_fp import optimum as sun_optimum
 from replications.kumar_precision import optimum as kumar_optimum
 from replications.kumar_precision.law import d_crit
-from replications.planning.budget import Budget, count, short
+from replications.laws import find as find_law
+from replications.planning.budget import LARGEST_D, LARGEST_N, Budget, count, short
 from replications.planning.cost import memory
-from replications.planning.frontier import pareto
+from replications.planning.frontier import answer, pareto
 from replications.planning.plan import plan
 from replications.planning.published import published_views
+from replications.planning.reading import sixteen_alone
 from replications.planning.result import SCHEMA, Point
 from replications.planning.search import best_bits, lowest
 from replications.planning.setting import BLOCKS, FORMATS, Setting, element_bits
+from replications.planning.view import Constants, View
 from shared.errors import BitlawError
 from shared.files import six_digits
 from shared.laws.settings import Published, read_settings
@@ -144,6 +147,33 @@ def test_a_target_alone_takes_the_least_training() -> None:
     back = made(Budget(train_flops=found.train_flops), "chinchilla")["chinchilla"]
     assert back.loss.value == pytest.approx(2.2, abs=1e-6)
     assert pytest.approx((found.N, found.D), rel=CLOSE) == (back.N, back.D)
+
+
+def test_where_only_the_end_of_the_search_reaches_a_target_there_is_no_answer() -> None:
+    least = float(VIEWS["chinchilla"].loss({}, np.array([LARGEST_N]), np.array([LARGEST_D]))[0])
+    with pytest.raises(BitlawError, match="the laws that go so low do it only where the search ends") as error:
+        plan(Budget(target_loss=least * (1 + 1e-9)), laws=["chinchilla"], reports=NOWHERE)
+    assert "\n" not in str(error.value)
+
+
+def test_an_irreducible_loss_on_its_bound_promises_nothing(tmp_path: Path) -> None:
+    """A fit with E = 0 would reach any target; it answers down to the loss at its largest N and D."""
+    law = find_law("chinchilla").law
+    constants = {"A": 20.0, "alpha": 0.2, "B": 60.0, "beta": 0.25, "E": 0.0}
+    theta = law.internal(constants)
+    main = Constants(law, theta)
+    domain = {"N": (1e5, 1e6), "D": (1e6, 1e7)}
+    view = View("mine", "", "", "ours", "unquantized", main, sixteen_alone, domain=domain, sees_groups=True)
+    floor = 20 * 1e6**-0.2 + 60 * 1e7**-0.25
+    assert view.floor == pytest.approx(floor)
+    low, at = (answer(view, Budget(target_loss=target)) for target in (0.5, floor * 1.01))
+    assert low.best is None
+    assert low.lowest_loss == view.floor
+    assert "its E lies on a bound" in str(low.why)
+    assert at.best is not None
+    found = replace(view, main=Constants(law, law.internal({**constants, "E": 0.3})))
+    assert found.floor is None
+    assert answer(found, Budget(target_loss=0.5)).best is not None
 
 
 def test_a_target_under_limits_takes_the_least_memory() -> None:

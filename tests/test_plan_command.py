@@ -93,6 +93,13 @@ def test_json_of_a_given_model(tmp_path: Path) -> None:
     assert "added loss" in drawn.read_text()
 
 
+@pytest.mark.parametrize("option", ["--formats", "--groups"])
+@pytest.mark.parametrize("none", ["", " , "])
+def test_an_empty_list_allows_nothing(option: str, none: str) -> None:
+    with pytest.raises(BitlawError, match=r"^no (format|group) is allowed.*; the nearest possible is "):
+        run("--N", "8B", "--D", "15T", option, none)
+
+
 def test_a_figure_that_is_no_svg_is_refused() -> None:
     with pytest.raises(BitlawError, match=r"name it plan\.svg"):
         run("--N", "8B", "--D", "15T", "--plot", "plan.png")

@@ -1,5 +1,7 @@
 """The chosen form on published runs: errors of their formats, laws and constants, and who is below whom."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from replications.unified import published
 from replications.unified.error import mid_rise, pruned_energy
 from replications.unified.forms import INPUT, STREAMS, Form
+from replications.unified.results import ranked, statement
 from replications.unified.select import Candidate, Selection
 from shared.laws.compare import Comparison, Error, Score
 
@@ -60,3 +63,41 @@ def test_each_paper_meets_the_form_with_as_many_constants() -> None:
         "kumar_eq3_bias": ("unified_2", "above"),
         "twin": ("unified_2", "the same"),
     }
+
+
+def test_the_whole_of_the_runs_and_their_parts_are_told_apart() -> None:
+    """Runs of a part are among all of them, so that pairs of both are not one count."""
+    pair = {"paper": "frantar", "paper_constants": 21, "verdict": "below"}
+    of_published = {
+        "comparisons": {
+            "quest/all 104 runs": {"against": [{**pair, "verdict": "above"}, pair]},
+            "quest/int": {"against": [pair, pair, {**pair, "verdict": "the same"}]},
+            "quartet/forward": {"against": [pair]},
+        }
+    }
+    summary = {"scored_parts": 2, "below": 2, "verdicts": 2, "below_beyond_chance": 1, "above_beyond_chance": 0}
+    found = {"summary": {**summary, "counts": True}, "form": asdict(SELECTION.form)}
+    said = statement(found, of_published)
+    assert "is below in 1 of 2 (law, split) pairs, above frantar (21 constants); on those of" in said
+    assert "in 2 of 3." in said
+    assert said.endswith("So no form counts: it would have to be below in all of them.")
+    for one in of_published["comparisons"].values():
+        for row in one["against"]:
+            row["verdict"] = "below"
+    assert statement(found, of_published).endswith("So it counts.")
+
+
+def test_laws_on_published_runs_win_tie_or_are_behind() -> None:
+    def score(law: str, value: float, behind: Error | None) -> Score:
+        return Score(law, 7, 0.0, 0.0, {"leave one size out": Error(value, 0.9 * value, 1.1 * value, 10)}, behind)
+
+    scores = (
+        score("a", 0.1, None),
+        score("b", 0.2, Error(0.1, -0.01, 0.2, 10)),
+        score("c", 0.3, Error(0.2, 0.1, 0.3, 10)),
+    )
+    part = ranked("quest/int", Comparison(scores, "leave one size out", "a", True, "", ()).to_json())
+    assert part["part"] == "quest/int, leave one size out"
+    assert [(row["law"], row["place"]) for row in part["laws"]] == [("a", "wins"), ("b", "ties"), ("c", "behind")]
+    assert part["laws"][0]["behind_low"] is None
+    assert part["laws"][2]["behind_low"] == 0.1

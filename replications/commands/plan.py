@@ -27,8 +27,12 @@ def plan(
     target_loss: Annotated[str, typer.Option("--target-loss", metavar="NATS", help="nats per token, or lower")] = "",
     N: Annotated[str, typer.Option("--N", metavar="N", help="a given model: block parameters, such as 8B")] = "",
     D: Annotated[str, typer.Option("--D", metavar="D", help="a given model: training tokens, such as 15T")] = "",
-    formats: Annotated[str, typer.Option("--formats", metavar="F,F", help="allowed, such as BF16,INT4,MXFP4")] = "",
-    groups: Annotated[str, typer.Option("--groups", metavar="G,G", help="allowed, such as 32,128,channel")] = "",
+    formats: Annotated[
+        str | None, typer.Option("--formats", metavar="F,F", help="allowed, such as BF16,INT4,MXFP4")
+    ] = None,
+    groups: Annotated[
+        str | None, typer.Option("--groups", metavar="G,G", help="allowed, such as 32,128,channel")
+    ] = None,
     law: Annotated[list[str], typer.Option("--law", help="name or beginning of one; repeatable; default: all")] = [],  # noqa: B006
     fit: Annotated[
         list[Path], typer.Option("--fit", metavar="FIT.json", help="what `bitlaw fit --out` wrote; repeatable")
@@ -61,7 +65,8 @@ def plan(
     }  # fmt: skip
     numbers = {name: count(text, name.replace("_", "-")) for name, text in given.items() if text}
     budget = Budget(
-        **numbers, formats=_words(formats) or FORMATS, groups=tuple(map(_group, _words(groups))) or GROUPS,
+        **numbers, formats=FORMATS if formats is None else _words(formats),
+        groups=GROUPS if groups is None else tuple(map(_group, _words(groups))),
         scale_bits=scale_bits, kv_bits=kv_bits, aspect=aspect, train_cost=train_cost,
     )  # fmt: skip
     found = make(budget, laws=law, fits=fit, reports=reports)

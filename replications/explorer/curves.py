@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from replications.explorer import points as marks
 from replications.explorer.formulas import FORMULAS
 from replications.laws import ENTRIES, restore
 from replications.papers import FITS, GUIDE, PAPERS, all_published, kept_fits
@@ -15,7 +16,7 @@ from replications.unified.forms import INPUT, STREAMS, TRAINED
 from shared.files import read_json
 from shared.laws.law import Law
 from shared.laws.result import KEPT, Fit
-from shared.laws.settings import Published
+from shared.laws.settings import Published, Selection, read_settings
 from shared.report.explorer.data import SLIDERS, UNROUNDED, Curve
 from shared.report.explorer.formula import Formula
 
@@ -122,7 +123,9 @@ def ours(reports: Path) -> list[Curve]:
                 curves += _trained(paper.name, second, result, where, part)
                 continue
             group = "channel" if second == "channel" else f"group {second}"
-            curve = _ours(paper.name, f"{EQUATIONS[result.law]}, {first}, {group}", result, where, part)
+            method = read_settings(paper.file("experiment.yaml"), Selection, "fit").method
+            points = {"kind": marks.ROUNDED, "method": method, "phase": first, "group": second}
+            curve = _ours(paper.name, f"{EQUATIONS[result.law]}, {first}, {group}", result, where, part, points=points)
             curves.append(_opened(curve) if (first, second) == ("cooled", "channel") else curve)
     return [*curves, *_unified(reports)]
 
@@ -153,9 +156,11 @@ def _unified(reports: Path) -> list[Curve]:
         ("weights and activations trained", 1.0, (INPUT, STREAMS["a"])),
     ):
         reads: dict[str, str | float] = {name: "e" if name in errors else READS.get(name, 0.0) for name in law.inputs}
+        kind = marks.TRAINED if trained else marks.ROUNDED
         curve = _ours(
-            UNIFIED, label, result, f"{reports.name}/{UNIFIED}/fit.json", "", reads=reads | {TRAINED: trained}
-        )
+            UNIFIED, label, result, f"{reports.name}/{UNIFIED}/fit.json", "", reads=reads | {TRAINED: trained},
+            points={"kind": kind, "phase": "cooled"},
+        )  # fmt: skip
         curves.append(curve)
     return curves
 
@@ -167,7 +172,7 @@ def _opened(curve: Curve) -> Curve:
 def _ours(
     paper: str, label: str, result: Fit, path: str, part: str,
     groups: re.Pattern[str] | None = None, only_bits: Sequence[int] = (),
-    reads: Mapping[str, str | float] | None = None,
+    reads: Mapping[str, str | float] | None = None, points: Mapping[str, str] | None = None,
 ) -> Curve:  # fmt: skip
     """A curve of a fit: its raw constants, and those of its draws."""
     law = restore(result.law, result.groups)
@@ -196,6 +201,7 @@ def _ours(
         command=f"bitlaw predict {path}" + (f" --part '{part}'" if part else ""),
         groups=widths,
         grouped=law.grouped or "",
+        points=points or {"kind": marks.TRAINED, "phase": "cooled"},
     )
 
 

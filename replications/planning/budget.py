@@ -78,17 +78,12 @@ class Budget:
 
     def _ends(self) -> None:
         """Raises BitlawError where more N or more D would be better for ever."""
-        trained = self.train_flops is not None or self.tokens is not None or self.D is not None
-        if not trained and self.target_loss is None:
+        if not self.trained and self.target_loss is None:
             raise BitlawError(
                 "nothing bounds the training, so that more tokens are better for ever: add --train-flops, --tokens, "
                 "--D or --target-loss"
             )
-        sized = any(
-            value is not None
-            for value in (self.N, self.memory, self.train_flops, self.inference_flops, self.inference_bits)
-        )
-        if not sized and self.target_loss is None:
+        if not self.sized and self.target_loss is None:
             raise BitlawError(
                 "nothing bounds the size, so that more parameters are better for ever: add --memory, --train-flops, "
                 "--inference-flops, --inference-bits, --N or --target-loss"
@@ -98,6 +93,12 @@ class Budget:
     def named(self) -> bool:
         """Whether it is about one given model."""
         return self.N is not None and self.D is not None
+
+    @property
+    def sized(self) -> bool:
+        """Whether something bounds the parameters."""
+        limits = (self.N, self.memory, self.train_flops, self.inference_flops, self.inference_bits)
+        return any(limit is not None for limit in limits)
 
     @property
     def trained(self) -> bool:

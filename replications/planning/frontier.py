@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from replications.planning import cost
-from replications.planning.budget import LARGEST_D, SMALLEST_D, Budget
+from replications.planning.budget import LARGEST_D, LARGEST_N, SMALLEST_D, Budget
 from replications.planning.quantities import bits_of, points
 from replications.planning.result import BestBits, Choice, LawPlan, Point, Silence
 from replications.planning.search import REACH, Case, least_loss, least_size, least_training
@@ -68,6 +68,10 @@ def answer(view: View, budget: Budget) -> LawPlan:
     fitting = [case for case in cases if case.sizes()[1] >= case.sizes()[0]]
     if not fitting:
         return LawPlan(**about, best=None, why="nothing that it knows fits the budget")  # type: ignore[arg-type]
+    floor = view.floor
+    if budget.target_loss is not None and floor is not None and budget.target_loss < floor:
+        why = f"its E lies on a bound, so it says nothing of losses under {_up(floor):g}, that of its largest N and D"
+        return LawPlan(**about, best=None, why=why, lowest_loss=floor)  # type: ignore[arg-type]
     curves, lowest = _curves(fitting, budget)
     if not curves:
         why = "it says that every allowed format diverges"
@@ -76,6 +80,9 @@ def answer(view: View, budget: Budget) -> LawPlan:
         return LawPlan(**about, best=None, why=why, lowest_loss=lowest)  # type: ignore[arg-type]
     front = _front(curves)
     best = _best(front, budget)
+    if ended := _ended(best, budget):
+        why = f"it reaches that only where the search ends, at {ended}"
+        return LawPlan(**about, best=None, why=why, lowest_loss=lowest)  # type: ignore[arg-type]
     return LawPlan(
         **about,  # type: ignore[arg-type]
         best=best,
@@ -175,6 +182,12 @@ def _best(front: list[Point], budget: Budget) -> Point:
     return min(front, key=lambda point: point.train_flops)
 
 
+def _ended(best: Point, budget: Budget) -> str:
+    """The end of the search that a point stands at where the budget has none, in words; "" elsewhere."""
+    ends = (("N", best.N, LARGEST_N, budget.sized), ("D", best.D, LARGEST_D, budget.trained))
+    return " and ".join(f"{name} {end:g}" for name, value, end, given in ends if not given and value > end * (1 - 1e-6))
+
+
 def _readings(cases: Sequence[Case], budget: Budget) -> tuple[Point, ...]:
     """Every setting of a given model."""
     if budget.N is None or budget.D is None:
@@ -237,13 +250,17 @@ def _pairs(case: Case, n: Array, budget: Budget) -> tuple[Array, Array]:
     return N[D >= SMALLEST_D], D[D >= SMALLEST_D]
 
 
-def nearest_target(plans: Sequence[LawPlan]) -> str:
+def nearest_target(plans: Sequence[LawPlan], target: float) -> str:
     """The law that comes nearest to a target that none reaches."""
-    known = [plan for plan in plans if plan.lowest_loss is not None]
+    known = {plan.law: plan.lowest_loss for plan in plans if plan.lowest_loss is not None}
     if not known:
         return "none: every law says that every allowed format diverges"
-    best = min(known, key=lambda plan: plan.lowest_loss or np.inf)
-    return f"{_up(best.lowest_loss or 0.0):g} ({best.law})"
+    # Who reaches it only where the search ends has lower losses to offer, all of them there.
+    above = {law: loss for law, loss in known.items() if loss > target}
+    if not above:
+        return "none: the laws that go so low do it only where the search ends"
+    law = min(above, key=above.__getitem__)
+    return f"{_up(above[law]):g} ({law})"
 
 
 def _up(loss: float) -> float:

@@ -103,9 +103,9 @@ def _up(value: float) -> float:
 
 def _unreached(answers: Sequence[LawPlan], budget: Budget) -> None:
     """Raises BitlawError: no law answers."""
-    said = frontier.nearest_target(answers)
     if budget.target_loss is None:
         raise BitlawError(f"no law answers: {answers[0].why}; allow wider --formats")
+    said = frontier.nearest_target(answers, budget.target_loss)
     limits = "with any N and D" if not budget.trained else "under this budget"
     raise BitlawError(
         f"no law reaches a loss of {budget.target_loss:g} {limits}: the nearest possible --target-loss is {said}"

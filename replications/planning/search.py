@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from replications.planning import cost
-from replications.planning.budget import LARGEST_D, SMALLEST_D, SMALLEST_N, Budget
+from replications.planning.budget import LARGEST_D, LARGEST_N, SMALLEST_D, SMALLEST_N, Budget
 from replications.planning.setting import Setting
 from replications.planning.view import View
 from shared.laws.law import Array
@@ -77,7 +77,7 @@ class Case:
             most = min(most, self.budget.train_flops / (self.flops * (self.budget.D or SMALLEST_D)))
         if self.budget.N is not None:
             return self.budget.N, self.budget.N if most * (1 + 1e-12) >= self.budget.N else 0.0
-        return SMALLEST_N, min(most, 1e16)
+        return SMALLEST_N, min(most, LARGEST_N)
 
     def sizes_at(self, memory: Array) -> Array:
         """The largest sizes within `sizes` that take no more than these GiB (n,); fewer than n where nothing does."""

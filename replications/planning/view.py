@@ -56,6 +56,20 @@ class View:
         counts = [0 if part.draws is None else len(part.draws) for part in (self.main, self.base) if part is not None]
         return min(counts)
 
+    @property
+    def floor(self) -> float | None:
+        """The unquantized loss at the largest N and D that were fitted, where the fit left E on its bound: how low the
+        loss can get is then no finding of it. None where E was found."""
+        part = self.base or self.main
+        if "E" not in part.law.parameters or not {"N", "D"} <= set(self.domain):
+            return None
+        k = part.law.parameters.index("E")
+        low, high = part.law.bounds[k]
+        if part.theta[k] > low + 1e-6 * (high - low):
+            return None
+        N, D = (np.array([self.domain[name][1]]) for name in ("N", "D"))
+        return float(self.clean(N, D)[0])
+
     def loss(self, inputs: Inputs, N: Array, D: Array, draws: int | None = None) -> Array:
         """Nats per token at N, D (n,): (n,), or (S, n) for at most so many draws. Infinite where the law diverges."""
         most = None if draws is None else min(draws, self.draws)

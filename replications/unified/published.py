@@ -174,8 +174,7 @@ def against(comparison: Comparison) -> list[dict[str, Any]]:
                     "paper": paper, "paper_constants": by_name[paper].parameters, "unified": mine,
                     "unified_constants": by_name[mine].parameters, "split": split, "paper_error": error.value,
                     "unified_error": ours.value, "unified_low": ours.low, "unified_high": ours.high,
-                    "paper_low": error.low, "paper_high": error.high, "below": bool(ours.value < error.value),
-                    "verdict": _verdict(ours.value, error.value),
+                    "paper_low": error.low, "paper_high": error.high, "verdict": _verdict(ours.value, error.value),
                 })  # fmt: skip
     return found
 

@@ -179,17 +179,35 @@ def statement(found: dict[str, Any], of_published: dict[str, Any] | None) -> str
     )
     if of_published is None:
         return f"{text} The published runs have not been scored."
-    rows = [
-        row for name, one in of_published["comparisons"].items() if name.startswith("quest") for row in one["against"]
-    ]
-    below = sum(row["verdict"] == "below" for row in rows)
-    text += (
-        f" On QuEST's runs, which the choice did not read, it is below in {below} of {len(rows)} (law, split) pairs."
-    )
-    above = sorted({f"{row['paper']} with {row['paper_constants']} constants" for row in rows if not row["below"]})
-    text += f" It is above {' and '.join(above)}." if above else ""
-    counts = said["counts"] and bool(rows) and below == len(rows)
+    against = {name: one["against"] for name, one in of_published["comparisons"].items() if name.startswith("quest")}
+    whole: list[dict[str, Any]] = []
+    parts: list[dict[str, Any]] = []
+    for name, some in against.items():
+        (whole if name.startswith("quest/all") else parts).extend(some)
+    text += f" On QuEST's 104 runs, which the choice did not read, it is below in {_below(whole)} (law, split) pairs"
+    above = {f"{row['paper']} ({row['paper_constants']} constants)": 0 for row in whole if row["verdict"] != "below"}
+    text += f", above {' and '.join(above)}" if above else ""
+    text += f"; on those of integers and of weights alone, in {_below(parts)}." if parts else "."
+    counts = said["counts"] and bool(whole) and all(row["verdict"] == "below" for row in [*whole, *parts])
     return text + (" So it counts." if counts else " So no form counts: it would have to be below in all of them.")
+
+
+def _below(rows: list[dict[str, Any]]) -> str:
+    return f"{sum(row['verdict'] == 'below' for row in rows)} of {len(rows)}"
+
+
+def ranked(name: str, comparison: dict[str, Any]) -> dict[str, Any]:
+    """A comparison on published runs as a part of the tournament: its laws by the split that decides."""
+    rows = []
+    for score in comparison["scores"]:
+        error, behind = score["errors"][comparison["split"]], score["behind"]
+        place = "wins" if behind is None else "ties" if behind["low"] <= 0 else "behind"
+        rows.append({
+            "law": score["law"], "constants": score["parameters"], "place": place, "reason": "",
+            "error": error["value"], "low": error["low"], "high": error["high"], "behind_low": behind and behind["low"],
+            "behind_high": behind and behind["high"],
+        })  # fmt: skip
+    return {"part": f"{name}, {comparison['split']}", "laws": rows}
 
 
 def report_rows(reports: Path) -> dict[str, Any] | None:
@@ -205,6 +223,7 @@ def report_rows(reports: Path) -> dict[str, Any] | None:
         "note": found["note"],
         "one_fit": found["one_fit"],
         "parts": found["parts"],
+        "ranked": [ranked(name, one) for name, one in quest.items()],
         "verdicts": found["verdicts"],
         "published": [{"table": name, **row} for name, one in quest.items() for row in one["against"]],
     }

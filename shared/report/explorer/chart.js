@@ -3,21 +3,28 @@
 
 const COLOURS = 8;
 const SYMBOLS = d3.symbolsFill;
+const DIGIT = 7.5; // pixels of a character at 12
+const TICK = 10;
+const TITLE = 22;
 
 // `spec`: {x, y: {label, log, format}, lines: [{id, name, kind, at: [{x, value, low, high}]}], dots: [{x, y, low, high,
 // hue, use, row}], mark: x of the sliders}. Returns the dots that are drawn, in the order of the arrow keys.
 function drawChart(svg, spec, width, height) {
-  const margin = { top: 12, right: 30, bottom: 44, left: 62 };
-  const inner = { width: Math.max(120, width - margin.left - margin.right), height: height - margin.top - margin.bottom };
+  const margin = { top: 12, right: 30, bottom: 44 };
+  const tall = height - margin.top - margin.bottom;
+  const y = scale(spec.y, [tall, 0]);
+  const ys = ticksOf(spec.y, y, 6);
+  // Room for the longest label of the vertical axis and, left of it, the title.
+  margin.left = TITLE + TICK + Math.max(...ys.map((v) => spec.y.format(v).length), 3) * DIGIT;
+  const inner = { width: Math.max(120, width - margin.left - margin.right), height: tall };
   const x = scale(spec.x, [0, inner.width]);
-  const y = scale(spec.y, [inner.height, 0]);
   const root = d3.select(svg);
   root.attr("viewBox", `0 0 ${width} ${height}`).attr("height", height).attr("width", width);
   root.selectAll("*").remove();
   root.append("clipPath").attr("id", "frame").append("rect")
     .attr("x", -6).attr("y", -6).attr("width", inner.width + 12).attr("height", inner.height + 12);
   const plot = root.append("g").attr("transform", `translate(${margin.left},${margin.top})`);
-  axes(plot, spec, x, y, inner);
+  axes(plot, spec, x, y, inner, ys, margin.left);
   const inside = plot.append("g").attr("clip-path", "url(#frame)");
   if (spec.mark !== null) {
     inside.append("line").attr("class", "mark").attr("x1", x(spec.mark)).attr("x2", x(spec.mark))
@@ -32,17 +39,17 @@ function scale(axis, range) {
   return (axis.log ? d3.scaleLog() : d3.scaleLinear()).domain(axis.domain).range(range).clamp(false);
 }
 
-function axes(plot, spec, x, y, inner) {
-  const across = Math.max(2, Math.floor(inner.width / 90));
-  const ticks = (axis, scaled, n) => {
-    if (!axis.log) return scaled.ticks(n);
-    const all = scaled.ticks(n);
-    const most = all.filter((v) => Math.abs(Math.log10(v) % 1) < 1e-9 || Math.abs(Math.log10(v) % 1) > 1 - 1e-9);
-    const some = most.length >= 2 ? most : all;
-    return some.filter((_, k) => k % Math.ceil(some.length / n) === 0);
-  };
-  const xs = ticks(spec.x, x, across);
-  const ys = ticks(spec.y, y, 6);
+// At most about `n` ticks, powers of ten where two of them are in sight.
+function ticksOf(axis, scaled, n) {
+  const all = scaled.ticks(n);
+  if (!axis.log) return all;
+  const most = all.filter((v) => Math.abs(Math.log10(v) % 1) < 1e-9 || Math.abs(Math.log10(v) % 1) > 1 - 1e-9);
+  const some = most.length >= 2 ? most : all;
+  return some.filter((_, k) => k % Math.ceil(some.length / n) === 0);
+}
+
+function axes(plot, spec, x, y, inner, ys, left) {
+  const xs = ticksOf(spec.x, x, Math.max(2, Math.floor(inner.width / 90)));
   plot.append("g").attr("class", "grid").selectAll("line").data(ys).join("line")
     .attr("x1", 0).attr("x2", inner.width).attr("y1", (v) => y(v)).attr("y2", (v) => y(v));
   plot.append("g").attr("class", "axis").attr("transform", `translate(0,${inner.height})`)
@@ -51,7 +58,7 @@ function axes(plot, spec, x, y, inner) {
   plot.append("text").attr("class", "title").attr("x", inner.width / 2).attr("y", inner.height + 38)
     .attr("text-anchor", "middle").text(spec.x.label);
   plot.append("text").attr("class", "title").attr("transform", "rotate(-90)").attr("x", -inner.height / 2)
-    .attr("y", -50).attr("text-anchor", "middle").text(spec.y.label);
+    .attr("y", 14 - left).attr("text-anchor", "middle").text(spec.y.label);
 }
 
 function drawLine(inside, plot, line, k, x, y, inner) {

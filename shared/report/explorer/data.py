@@ -24,7 +24,7 @@ class Curve:
     same order give the band, none where only values are published. `by_bits` maps a constant of the formula to that of
     each bit width, for laws with a constant a precision; `only_bits` are the widths of constants that hold for those
     alone. `domain` is the fitted range of each slider; `command` are the words of `bitlaw predict` before the inputs,
-    and `groups` its group at each bit width.
+    and `groups` its group at each bit width. `points` are the filters of the points that a fit was made from.
     """
 
     id: str
@@ -45,6 +45,7 @@ class Curve:
     command: str = ""
     groups: Mapping[str, str] = field(default_factory=dict)
     grouped: str = ""
+    points: Mapping[str, str] = field(default_factory=dict)
     shown: bool = False  # when the page opens
 
 

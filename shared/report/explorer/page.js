@@ -81,12 +81,25 @@ function verdicts() {
 // The explorer with the laws and points of one paper.
 function showPaper(paper) {
   for (const box of lawBoxes()) box.checked = CURVES.get(box.value).paper === paper;
-  for (const name of FILTERS) byId(`f-${name}`).value = "";
-  if ([...byId("f-papers").options].some((option) => option.value === paper)) byId("f-papers").value = paper;
+  showItsPoints();
   byId("near").checked = false;
   draw();
   byId("explorer").scrollIntoView();
   byId("s-N").focus({ preventScroll: true });
+}
+
+// The points that the drawn fits of ours were made from; where fits differ in something, all of it. Laws with published
+// constants alone have the points that their paper reads.
+function showItsPoints() {
+  const drawn = lawBoxes().filter((box) => box.checked).map((box) => CURVES.get(box.value));
+  const ours = drawn.filter((curve) => curve.kind === "ours");
+  for (const name of FILTERS) {
+    const wanted = new Set(ours.length ? ours.map((curve) => (curve.points || {})[name] || "") : [""]);
+    byId(`f-${name}`).value = wanted.size === 1 ? [...wanted][0] : "";
+  }
+  const papers = new Set(drawn.map((curve) => curve.paper));
+  const known = [...byId("f-papers").options].map((option) => option.value);
+  if (papers.size === 1 && known.includes(...papers)) byId("f-papers").value = [...papers][0];
 }
 
 // ---- settings
@@ -96,6 +109,8 @@ const lawBoxes = () => [...document.querySelectorAll("#laws input[type=checkbox]
 // {N, D, bits, G, E, M} of the sliders; E and M are null for integers.
 function settings() {
   const floating = byId("number-kind").value === "float";
+  // A sign alone is no number format: without exponent bits there is a mantissa bit.
+  byId("s-M").min = floating && byId("s-E").value === "0" ? 1 : 0;
   const at = {};
   for (const name of ["N", "D"]) at[name] = state.exact[name] ?? Number((10 ** Number(byId(`s-${name}`).value)).toPrecision(3));
   at.G = state.exact.G ?? 2 ** Number(byId("s-G").value);
@@ -366,6 +381,7 @@ function start() {
   verdicts();
   if (!byId("chart")) return;
   filterOptions();
+  showItsPoints();
   for (const name of ["N", "D", "bits", "G", "E", "M"]) {
     byId(`s-${name}`).addEventListener("input", () => { delete state.exact[name]; draw(); });
   }
