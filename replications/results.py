@@ -193,7 +193,7 @@ def write_report(reports: Path) -> Path:
     views = read_json(fitted)["views"] if fitted.exists() else []
     measured = reports / COMPARISON / "methods.json"
     methods = read_json(measured)["rows"] if measured.exists() else []
-    decayed = reports / COMPARISON / "decay.json"
+    decayed, english = (reports / COMPARISON / name for name in ("decay.json", "corpora.json"))
     write_json(reports / "metrics.json", metrics.flat_metrics(list(found.values()), judged, source))
     metrics.write_plots(reports / "plots", list(found.values()), phase_points(FIRST, reports))
     target = reports / "index.html"
@@ -205,6 +205,7 @@ def write_report(reports: Path) -> Path:
             derived=read_json(implied) if implied.exists() else [],
             chinchilla=_chinchilla(reports), methods=methods,
             decay=read_json(decayed) if decayed.exists() else [],
+            corpora=read_json(english) if english.exists() else [],
             tournament=unified.report_rows(reports), tournament_figures=read_gallery(reports / unified.FOLDER),
         ),
     )  # fmt: skip

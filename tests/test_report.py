@@ -278,6 +278,19 @@ def test_an_empty_pool_still_gives_a_page_that_says_what_is_missing(tmp_path: Pa
     assert (tmp_path / "plots" / "delta.csv").read_text(encoding="utf-8").startswith("phase,bits,N,D,")
 
 
+def test_another_corpus_stands_beside_the_pools(reports: Path) -> None:
+    assert "reports/english has no tables yet" in Page(read(reports)).text
+    both = {"corpus": "both", "of": "INT3", "tokens": [4194304.0, 8388608.0], "seeds": (3, 2)}
+    rows = [
+        {"quantity": "ratio", "value": 1.25, "low": 1.125, "high": 1.5, **both},
+        {"quantity": "slope", "value": 0.5, "low": 0.25, "high": 0.75, **both, "corpus": "english"},
+    ]
+    write_json(reports / "comparison" / "corpora.json", rows)
+    text = Page(read(reports)).text
+    assert "delta on English over that on Python, rounded both INT3 4M, 8M 3, 2 1.25 [1.12, 1.5]" in text
+    assert "d ln delta / d ln D, rounded english INT3" in text
+
+
 def test_a_figure_that_is_listed_but_gone_is_named(reports: Path) -> None:
     (reports / PAPER / "constants.svg").unlink()
     with pytest.raises(BitlawError, match=r"constants\.svg: cannot be read"):

@@ -24,6 +24,13 @@ MOST_BITS = 4  # above, no method of rounding costs anything that can be seen
 MISS = 0.05  # of a two-sided 95 % interval
 SLOPES = ("D", "N", "bits", "G")
 TESTED = ("holds", "fails", "inconclusive")
+# Quantities of a comparison of corpora in words.
+CORPORA = {
+    "slope": "d ln delta / d ln D, rounded",
+    "steeper": "that slope on English less that on Python",
+    "ratio": "delta on English over that on Python, rounded",
+    "trained": "delta on English less that on Python, trained so",
+}
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ def render(
     chinchilla: Sequence[Mapping[str, Any]] = (),
     methods: Sequence[Mapping[str, Any]] = (),
     decay: Sequence[Mapping[str, Any]] = (),
+    corpora: Sequence[Mapping[str, Any]] = (),
     tournament: Mapping[str, Any] | None = None,
     tournament_figures: Sequence[Shown] = (),
 ) -> str:
@@ -75,7 +83,8 @@ def render(
     `chinchilla` rows {"name", "published": {"value", "se", "low", "high"}, "ours"}, `orders` rows
     {"statement", "size", "tokens", "seeds", "worse", "better", "value", "low", "high", "verdict"}, `trained` fits
     {"paper", "view", "status", "reasons", "rows", "parameters": {name: {"value", "low", "high", "published"}}}, `decay`
-    rows {"quantity", "schedule", "method", "format", "cells", "sizes", "value", "low", "high"}, `tournament` what
+    rows {"quantity", "schedule", "method", "format", "cells", "sizes", "value", "low", "high"}, `corpora` rows
+    {"quantity", "corpus", "of", "tokens", "seeds", "value", "low", "high"}, `tournament` what
     replications.unified.results.report_rows gives."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
@@ -110,6 +119,7 @@ def render(
         methods=[row for row in methods if row["bits"] <= MOST_BITS and row["winner"]],
         method_names=list(dict.fromkeys(name for row in methods if row["winner"] for name in row["methods"])),
         decay=_decay(decay),
+        corpora=[{**row, "words": CORPORA[row["quantity"]], "found": _estimate(row)} for row in corpora],
         untrained=[view for view in trained if not view["parameters"]],
         trained=[{**view, "constants": _trained(view)} for view in trained if view["parameters"]],
         orders=[{**row, "difference": _estimate(row)} for row in orders if row["value"] is not None],
