@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from ptq_models import CONTEXT, folder
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from replications.commands import allocate as command
 from replications.precision_predictor.allocation_summary import interval, summarise
+from replications.precision_predictor.lnq_steps import summarise as summarise_steps
 from shared.errors import BitlawError
 
 CHECKPOINTS = ("a", "b", "c", "d")
@@ -131,6 +133,22 @@ def test_figures(tmp_path: Path) -> None:
     assert "needs runs" in (tmp_path / "none" / "allocation.svg").read_text()
 
 
+def test_the_steps_of_lnq_are_judged_by_the_largest_rise() -> None:
+    def row(step: int, before: float, proposed: float, entries: str = "FP32") -> dict[str, Any]:
+        about = {"checkpoint": "a", "layer": "x", "bits": 2, "entries": entries}
+        return {**about, "step": step, "before": before, "proposed": proposed}
+
+    rows = [row(1, 2.0, 1.0), row(2, 1.0, 1.01), row(1, 2.0, 1.9, "FP16")]
+    found = summarise_steps(rows)
+    assert found["FP32"]["highest"] == pytest.approx(math.log(1.01))
+    assert found["FP32"]["lowest"] == pytest.approx(math.log(0.5))
+    assert (found["FP32"]["steps"], found["FP32"]["matrices"]) == (2, 1)
+    assert found["FP16"]["highest"] < 0
+    assert summarise_steps([]) == {}
+    with pytest.raises(BitlawError, match=r"lnq\.csv: a x has no positive objective"):
+        summarise_steps([row(1, 0.0, 1.0)])
+
+
 # --- the command --------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +192,14 @@ def test_the_command_writes_and_resumes(app: Any, tmp_path: Path, monkeypatch: p
     assert {"trials.csv", "summary.json", "settings.json", "allocation.svg", "figures.json"} <= set(before)
     lines = before["trials.csv"].decode().splitlines()
     assert len(lines) == 1 + 4  # uniform, magnitude, its linear map, fisher
+    steps = pd.read_csv(tmp_path / "out" / "lnq.csv")
+    # Three widths, two ways to store, four steps: each matrix of the model.
+    assert len(steps) == 24 * steps["layer"].nunique()
+    assert set(steps.loc[steps["step"] % 2 == 0, "of"]) == {"codes"}
+    # Each begins where the last one ended, once the channels that it raised were held back.
+    of_one = steps[(steps["layer"] == steps["layer"][0]) & (steps["bits"] == 2) & (steps["entries"] == "FP32")]
+    assert (of_one["before"].to_numpy()[1:] <= of_one["proposed"].to_numpy()[:-1] * (1 + 1e-5)).all()
+    assert "LNQ, entries in FP32: " in done.output
 
     def never(*_: Any) -> None:
         raise AssertionError("measured again")

@@ -369,6 +369,8 @@ def test_the_objective_never_rises(
     made = lnq(weight_OI, hessians_gII, bits, iterations=3, cycles=2, entries=entries, block=7)  # type: ignore[arg-type]
     assert len(made.objectives) == 7
     assert all(after <= before for before, after in itertools.pairwise(made.objectives))
+    assert len(made.proposed) == 6
+    assert all(kept <= out * (1 + 1e-12) for kept, out in zip(made.objectives[1:], made.proposed, strict=True))
     assert torch.equal(made.weight, made.codebook_OM.gather(1, made.codes_OI.long()))
     assert (made.codebook_OM.diff(dim=1) >= 0).all()
     if entries == "FP16":

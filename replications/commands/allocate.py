@@ -1,5 +1,6 @@
 """`bitlaw allocate`: guided bit allocation against uniform and magnitude, at equal total bits."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,7 @@ def allocate(
     windows: Annotated[int, typer.Option("--windows", min=2, help="to measure on")] = 16,
     context: Annotated[int, typer.Option("--context", min=0, help="of a window; 0: the model's, up to 256")] = 0,
     surrogates: Annotated[bool, typer.Option("--surrogates/--no-surrogates", help="exact second derivatives")] = True,
+    lnq: Annotated[bool, typer.Option("--lnq/--no-lnq", help="the objective of LNQ, step by step")] = True,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda")] = "auto",
     out: Annotated[Path, typer.Option("--out", help="folder")] = Path("build/allocate"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cost and stop")] = False,
@@ -45,7 +47,7 @@ def allocate(
     """Give each layer, channel or group its own bits by gradients; compare at equal total bits. Resumes."""
     import torch
 
-    from replications.precision_predictor import allocating
+    from replications.precision_predictor import allocating, lnq_steps
     from replications.precision_predictor.allocation import KINDS, check_widths
     from replications.precision_predictor.subject import open_subject
     from shared.errors import BitlawError, nearest
@@ -80,8 +82,9 @@ def allocate(
         _show_cost([open_subject(name, where) for name in names], len(cells), len(asked), calibration, windows, context)
         return
     trials, studied = Table(out / "trials.csv", KEY), Table(out / "surrogates.csv", SURROGATE_KEY)
+    stepped = Table(out / "lnq.csv", lnq_steps.KEY)
     wanted = [name for name in allocating.ALLOCATIONS if name in (*asked, *allocating.COMPARED)]
-    with _progress(len(names) * (len(cells) + surrogates)) as tell:
+    with _progress(len(names) * (len(cells) + surrogates + lnq)) as tell:
         for name in names:
             todo = [
                 (kind, way, average)
@@ -91,14 +94,19 @@ def allocate(
                 )
             ]
             study = surrogates and not all(studied.has((name, average, "uniform")) for average in averages[:2])
-            tell(name, len(cells) - len(todo) + bool(surrogates and not study))
-            if not todo and not study:
+            follow = lnq and not any(row["checkpoint"] == name for row in stepped.rows)
+            tell(name, len(cells) - len(todo) + bool(surrogates and not study) + bool(lnq and not follow))
+            if not todo and not study and not follow:
                 continue
             subject = open_subject(name, where)
             length = _context(context, subject)
             text = from_dataset(dataset, subject.tokenizer, length, calibration, windows)
             _keep_settings(results, settings, name, text.sha256)
             bench = allocating.open_bench(subject, text)
+            if follow:  # first: trials change the model's weights, not these
+                tell(f"{name} LNQ", 0)
+                stepped.add([{"checkpoint": name} | row for row in lnq_steps.steps(bench)])
+                tell(name, 1)
             for kind, way, average in todo:
                 tell(f"{name} {kind} {way} {average:g} bits", 0)
                 made = allocating.trials(bench, kind, way, average, asked, widths)  # type: ignore[arg-type]
@@ -109,6 +117,11 @@ def allocate(
                 studied.add(_study(bench, subject, tuple(averages[:2]), widths))
                 tell(name, 1)
     _summary(out, trials.rows, studied.rows)
+    for entries, one in lnq_steps.summarise(stepped.rows).items():
+        print(
+            f"LNQ, entries in {entries}: {one['steps']} steps on {one['matrices']} matrices change the objective by "
+            f"{math.expm1(one['lowest']):+.2%} to {math.expm1(one['highest']):+.2g}"
+        )
 
 
 class Table:

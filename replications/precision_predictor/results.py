@@ -22,6 +22,7 @@ from replications.precision_predictor import (
     figures_allocation,
     figures_decoding,
     figures_predictor,
+    lnq_steps,
     low_data,
     numerics,
     predictor,
@@ -40,6 +41,7 @@ EVIDENCE = Path(PAPER) / "evidence.json"
 # Checkpoints of a trunk are not independent: intervals over them are somewhat narrow, and their scale says so.
 TRUNKS = "two trunks, one seed each"
 TARGET_MS = 70.0  # the page's bound on the 95th percentile of a token's latency
+NUMBERS = ("budget", "bits", "step")  # of the keys of `bitlaw allocate`'s tables
 Summary = dict[str, Any]
 # Comparisons at equal average bits of the decoding steps that a claim rests on, by the names of `bitlaw decode`. S9 is
 # about which tokens get the bits: 5:4 is near uniform, so that the convexity of penalties in bits hardly enters; 6:4 is
@@ -101,17 +103,18 @@ def _allocate(folder: Path, reports: Path) -> Summary | None:
         read_trials(folder / name, ("checkpoint", "budget")) if (folder / name).exists() else []
         for name in ("trials.csv", "surrogates.csv")
     )
-    return allocation_summary.summarise(trials, studied)
+    steps = read_trials(folder / "lnq.csv", lnq_steps.KEY) if (folder / "lnq.csv").exists() else []
+    return allocation_summary.summarise(trials, studied) | {"lnq": lnq_steps.summarise(steps)}
 
 
 def read_trials(path: Path, key: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of a table of `bitlaw allocate`. Raises BitlawError: no such table, or a row without its key."""
-    table = read_csv(path, dtype={name: str for name in key if name != "budget"})
+    table = read_csv(path, dtype={name: str for name in key if name not in NUMBERS})
     for name in key:
         if name not in table or table[name].isna().any():
             raise BitlawError(f"{path}: column '{name}' is missing or has empty cells; remove the file, and run again")
-    if not pd.api.types.is_numeric_dtype(table["budget"]):
-        raise BitlawError(f"{path}: column 'budget' has cells that are no numbers; remove the file, and run again")
+        if name in NUMBERS and not pd.api.types.is_numeric_dtype(table[name]):
+            raise BitlawError(f"{path}: column '{name}' has cells that are no numbers; remove the file, and run again")
     return table.to_dict("records")
 
 
@@ -174,6 +177,14 @@ def evidence(summaries: Mapping[str, Summary]) -> dict[str, Seen]:
             for one in allocate["s8"][kind]["log_uniform"]:
                 budget = "2.5" if " 2.5 bits" in one["label"] else "3"
                 found |= _seen(f"page/{claim}/{budget}/{one['label']}", one, where, note, one["label"])
+        exact = allocate.get("lnq", {}).get("FP32")
+        if exact:
+            where = (
+                f"{exact['matrices']} matrices of {len(allocate['checkpoints'])} checkpoints, {exact['steps']} steps"
+            )
+            item = {"value": exact["highest"], "low": exact["lowest"], "high": exact["highest"]}
+            about = "ln of a step's objective over the one before, code books in FP32; the range is of all steps"
+            found |= _seen("page/GQ4/", item, where, about)
     if "numerics" in summaries:
         noise = summaries["numerics"]
         where = f"{len(noise['models'])} checkpoints of {TRUNKS}"

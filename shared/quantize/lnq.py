@@ -48,12 +48,14 @@ class CodeBooks(Rounded):
     objectives  sum over channels of d H d^T: at the start, after the first code books, after the first codes, ...
     damping     the largest share of the mean diagonal that a group's H needed to be positive definite; 0 for none.
                 The objectives are those of the damped H.
+    proposed    of each step as it was computed, before the channels that it would raise were held back
     """
 
     codebook_OM: Tensor
     codes_OI: Tensor
     objectives: tuple[float, ...]
     damping: float
+    proposed: tuple[float, ...]
 
 
 @torch.no_grad()
@@ -91,12 +93,13 @@ def lnq(
     book_KMN, codes_KIN = weighted_kmeans(weight_KIN, hessians_KII.diagonal(dim1=1, dim2=2).unsqueeze(-1), 2**bits)
     book_KMN = stored(book_KMN, entries)
     error_KN = channel_errors(weight_KIN, book_KMN.gather(1, codes_KIN), hessians_KII)
-    objectives = [error_KN.sum().item()]
+    objectives, proposed = [error_KN.sum().item()], []
 
     def keep(other_KMN: Tensor, others_KIN: Tensor) -> None:
         """Take the step in the channels where it helps."""
         nonlocal book_KMN, codes_KIN, error_KN
         new_KN = channel_errors(weight_KIN, other_KMN.gather(1, others_KIN), hessians_KII)
+        proposed.append(new_KN.sum().item())
         better_K1N = (new_KN < error_KN).unsqueeze(1)
         book_KMN = torch.where(better_K1N, other_KMN, book_KMN)
         codes_KIN = torch.where(better_K1N, others_KIN, codes_KIN)
@@ -119,6 +122,7 @@ def lnq(
         codes_OI=codes_KIN.transpose(1, 2).reshape(outputs, inputs).to(torch.uint8),
         objectives=tuple(objectives),
         damping=damping,
+        proposed=tuple(proposed),
     )
 
 
