@@ -13,12 +13,13 @@ import torch
 
 from benchmarks.turns import CONTEXT, SEQUENCES, SIZES, compared, gemm, in_turns, spread
 from shared.corpus.load import load_corpus
+from shared.model import Shape
 from shared.model.exchange import to_transformers
 from shared.train.batches import Batches
 from shared.train.recipe import Recipe, trunk_fraction
 from shared.train.trunk import Trainer as Ours
 
-STEPS, WARM_UP = 60, 10
+STEPS, WARM_UP, ROUNDS = 60, 10, 30
 LEARNING_RATE = 0.002
 
 
@@ -35,7 +36,7 @@ class Windows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": self.rows[index], "labels": self.rows[index]}
 
 
-def race(size: str, compiled: bool, folder: Path) -> dict[str, Any]:
+def race(shape: Shape, compiled: bool, folder: Path) -> dict[str, Any]:
     """Seconds and losses of STEPS steps of each, in turns."""
     import transformers
 
@@ -44,7 +45,7 @@ def race(size: str, compiled: bool, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.compiler.reset()
     corpus = load_corpus("python", Path.cwd())
-    recipe = Recipe(SIZES[size], seed=1, learning_rate=LEARNING_RATE, batch_tokens=SEQUENCES * CONTEXT)
+    recipe = Recipe(shape, seed=1, learning_rate=LEARNING_RATE, batch_tokens=SEQUENCES * CONTEXT)
     ours = Ours(recipe, Batches(corpus.train, CONTEXT, SEQUENCES, seed=1), torch.device("cpu"))
     llama = to_transformers(ours.model).train()
     seconds: dict[str, list[float]] = {"ours": [], "trainer": []}
@@ -81,12 +82,22 @@ def race(size: str, compiled: bool, folder: Path) -> dict[str, Any]:
     return {"seconds": {k: v[WARM_UP:] for k, v in seconds.items()}, "losses": losses}
 
 
+def beside_the_trainer(found: dict[str, Any]) -> dict[str, float]:
+    """Of what `race` found: the ratio, and both losses after the same tokens."""
+    losses = found["losses"]
+    return {
+        **compared("times_faster_than_trainer", found["seconds"], "trainer", "ours"),
+        "loss_after_the_same_tokens": float(np.mean(losses["ours"][-5:])),
+        "trainer_loss": float(np.mean(losses["trainer"][-5:])),
+    }
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "torch_compile"])
 @pytest.mark.parametrize("size", SIZES)
 def test_step_against_trainer(benchmark: Any, size: str, compiled: bool, tmp_path: Path) -> None:
-    found = race(size, compiled, tmp_path)
-    seconds, losses = found["seconds"], found["losses"]
+    found = race(SIZES[size], compiled, tmp_path)
+    seconds = found["seconds"]
     tokens = SEQUENCES * CONTEXT
     mine = float(np.median(seconds["ours"]))
     benchmark.extra_info |= {
@@ -94,9 +105,7 @@ def test_step_against_trainer(benchmark: Any, size: str, compiled: bool, tmp_pat
         "d_model": SIZES[size].d_model,
         "tokens_per_second": tokens / mine,
         "trainer_tokens_per_second": tokens / float(np.median(seconds["trainer"])),
-        **compared("times_faster_than_trainer", seconds, "trainer", "ours"),
-        "loss_after_the_same_tokens": float(np.mean(losses["ours"][-5:])),
-        "trainer_loss": float(np.mean(losses["trainer"][-5:])),
+        **beside_the_trainer(found),
     }
     turns = iter(seconds["ours"])
     benchmark.pedantic(lambda: next(turns), rounds=1)
@@ -133,16 +142,24 @@ def test_share_of_the_gemm_peak(benchmark: Any, size: str) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_threads_and_processes(benchmark: Any) -> None:
-    """One thread against two, at S: the reason for one-thread workers."""
-    speeds = {}
+    """Two threads against one, at S, in turns: the reason for one-thread workers. Both train the same batches."""
     corpus = load_corpus("python", Path.cwd())
-    for threads in (1, 2):
+    torch.compiler.reset()
+    recipe = Recipe(SIZES["S"], seed=1, learning_rate=LEARNING_RATE, batch_tokens=SEQUENCES * CONTEXT)
+    trainers = {
+        threads: Ours(recipe, Batches(corpus.train, CONTEXT, SEQUENCES, seed=1), torch.device("cpu"))
+        for threads in (1, 2)
+    }
+
+    def step(threads: int) -> None:
         torch.set_num_threads(threads)
-        torch.compiler.reset()
-        recipe = Recipe(SIZES["S"], seed=1, learning_rate=LEARNING_RATE, batch_tokens=SEQUENCES * CONTEXT)
-        ours = Ours(recipe, Batches(corpus.train, CONTEXT, SEQUENCES, seed=1), torch.device("cpu"))
-        seconds = in_turns({"step": lambda ours=ours: ours.advance(1.0)}, rounds=30)["step"]  # type: ignore[misc]
-        speeds[threads] = SEQUENCES * CONTEXT / float(np.median(seconds))
+        trainers[threads].advance(1.0)
+
+    seconds = in_turns({"1": lambda: step(1), "2": lambda: step(2)}, rounds=ROUNDS)
     torch.set_num_threads(1)
-    benchmark.extra_info |= {f"tokens_per_second_{threads}_threads": value for threads, value in speeds.items()}
+    benchmark.extra_info |= {
+        **{f"tokens_per_second_{k}_threads": SEQUENCES * CONTEXT / float(np.median(seconds[k])) for k in seconds},
+        **compared("two_threads_over_one_ratio", seconds, "2", "1"),
+        **{f"loss_{threads}_threads": trainer.loss for threads, trainer in trainers.items()},
+    }
     benchmark.pedantic(lambda: None, rounds=1)

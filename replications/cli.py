@@ -61,6 +61,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(replicate.app, name="replicate")
 app.add_typer(published.app, name="published")
 
+STOPPED = 130  # what Typer makes of a KeyboardInterrupt, as shells do
+
 
 def main() -> None:
     """Run the command; bad input ends in one sentence on standard error and exit code 2."""
@@ -76,9 +78,10 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("bitlaw: stopped; run the same command to resume", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == STOPPED:
+            print("bitlaw: stopped; run the same command to resume", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from replications.design_compressed import noise_of, training_noise
 from replications.papers import EVIDENCE, HELD_OUT, find
 from replications.trained import CORPUS, MIN_STEPS, MIN_TOKENS_PER_PARAMETER, TOKENS_PER_STEP, held_out
 from shared.errors import BitlawError
-from shared.files import read_json
 from shared.laws import study
 from shared.laws.settings import HeldOut, read_settings
 from shared.laws.tables import RUNS, read_table
 from shared.quantize.training import FORWARD, ROLES
+from shared.report.compared import read_rows
 from shared.report.evidence import read_seen
 from shared.report.figures.trained import Trained
 from shared.sweep.spec import DEFAULTS
@@ -168,7 +168,7 @@ def material(paper: str, reports: Path) -> Trained:
     forms = [targets(fields) for fields in table["fields"]]
     table = table.assign(form=[form for form, _ in forms], targets=[where for _, where in forms])
     quantized = table["how"] != ""
-    fits = [one for one in read_json(trained)["views"] if one["paper"] == paper] if trained.exists() else []
+    fits = [one for one in read_rows(trained) if one["paper"] == paper]
     return Trained(
         views=of_paper(paper, table),
         every=table[quantized].reset_index(drop=True),

@@ -8,8 +8,10 @@ from replications.comparison import figures as comparison_figures
 from replications.precision_predictor import results as page_results
 from replications.unified import figures as tournament_figures
 from replications.unified import results as tournament
+from replications.unified.files import read_selection_json, read_tournament
 from shared.errors import BitlawError, nearest
 from shared.files import read_json
+from shared.report.compared import read_rows
 from shared.report.figures import style
 from shared.report.figures.gallery import Drawing
 
@@ -56,7 +58,7 @@ def _comparison(reports: Path) -> list[Drawing]:
     if not path.exists():
         return []
     phases = results.phase_points(results.FIRST, reports)
-    return comparison_figures.draw(read_json(path), phases["cooled"], phases["trunk"])
+    return comparison_figures.draw(read_rows(path), phases["cooled"], phases["trunk"])
 
 
 def _tournament(reports: Path) -> list[Drawing]:
@@ -64,7 +66,7 @@ def _tournament(reports: Path) -> list[Drawing]:
     found, chosen = folder / "tournament.json", folder / "selection.json"
     if not (found.exists() and chosen.exists()):
         return []
-    return tournament_figures.draw(read_json(found), read_json(chosen), tournament.published(reports))
+    return tournament_figures.draw(read_tournament(found), read_selection_json(chosen), tournament.published(reports))
 
 
 SOURCES: dict[str, Callable[[Path], list[Drawing]]] = {

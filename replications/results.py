@@ -14,13 +14,15 @@ from replications.explorer.explorer import explorer
 from replications.papers import EVIDENCE, GUIDE, HELD_OUT, HERE, PAPERS, REFITS, Paper, all_published, find
 from replications.unified import results as unified
 from shared.errors import BitlawError
-from shared.files import read_json, write_json, write_text
+from shared.files import write_json, write_text
 from shared.laws.law import Law
 from shared.laws.settings import HeldOut, Published, Selection, read_settings
 from shared.laws.study import FITTED as FITTED_ROWS
 from shared.laws.study import select
 from shared.laws.tables import MEASUREMENTS, RUNS, Kind, read_pool, read_table
 from shared.report import goldens, metrics, page
+from shared.report.compared import read_rows
+from shared.report.conclusion import WORDS
 from shared.report.evidence import read_seen
 from shared.report.figures import style
 from shared.report.figures.gallery import Drawing, read_gallery, write_gallery
@@ -94,9 +96,7 @@ def compare(reports: Path) -> list[Path]:
     published = all_published()
     fitted = [read_fit(reports / paper / "fit.json") for paper in FITTED]
     refitted = reports / REFITS.parent / "elasticities.json"
-    rows = elasticities.compare(
-        fitted, published, read_refits(reports / REFITS), read_json(refitted) if refitted.exists() else []
-    )
+    rows = elasticities.compare(fitted, published, read_refits(reports / REFITS), read_rows(refitted))
     target = reports / COMPARISON / "elasticities.json"
     write_json(target, rows)
     derivations = target.parent / "derived.json"
@@ -110,7 +110,7 @@ def compare(reports: Path) -> list[Path]:
     write_json(target.parent / "corpora.json", of_corpora(reports))
     phases = phase_points(FIRST, reports)
     with style.theme():
-        drawn = comparison_figures.draw(read_json(target), phases["cooled"], phases["trunk"])
+        drawn = comparison_figures.draw(read_rows(target), phases["cooled"], phases["trunk"])
         written = [target, derivations, reports / EVIDENCE, ordered]
         written += [target.parent / name for name in ("decay.json", "corpora.json")]
         return [*written, *write_gallery(target.parent, drawn)]
@@ -185,27 +185,20 @@ def write_report(reports: Path) -> Path:
     judged = {paper: claims(paper, reports) for paper in (*PAPERS, GUIDE.name)}
     source = provenance(reports)
     shown = [_section(find(paper), found.get(paper), judged[paper], reports) for paper in (*PAPERS, GUIDE.name)]
-    compared = reports / COMPARISON / "elasticities.json"
-    rows = read_json(compared) if compared.exists() else []
-    ordered = reports / COMPARISON / "orders.json"
-    pairs = read_json(ordered) if ordered.exists() else []
-    fitted = reports / COMPARISON / "trained.json"
-    views = read_json(fitted)["views"] if fitted.exists() else []
-    measured = reports / COMPARISON / "methods.json"
-    methods = read_json(measured)["rows"] if measured.exists() else []
-    decayed, english = (reports / COMPARISON / name for name in ("decay.json", "corpora.json"))
+    rows, pairs, views = (
+        read_rows(reports / COMPARISON / f"{name}.json") for name in ("elasticities", "orders", "trained")
+    )
+    implied, measured, decayed, english = (
+        read_rows(reports / COMPARISON / f"{name}.json") for name in ("derived", "methods", "decay", "corpora")
+    )
     write_json(reports / "metrics.json", metrics.flat_metrics(list(found.values()), judged, source))
     metrics.write_plots(reports / "plots", list(found.values()), phase_points(FIRST, reports))
     target = reports / "index.html"
-    implied = reports / COMPARISON / "derived.json"
     write_text(
         target,
         page.render(
             shown, source, rows, pairs, views, read_gallery(reports / COMPARISON), explorer(reports),
-            derived=read_json(implied) if implied.exists() else [],
-            chinchilla=_chinchilla(reports), methods=methods,
-            decay=read_json(decayed) if decayed.exists() else [],
-            corpora=read_json(english) if english.exists() else [],
+            derived=implied, chinchilla=_chinchilla(reports), methods=measured, decay=decayed, corpora=english,
             tournament=unified.report_rows(reports), tournament_figures=read_gallery(reports / unified.FOLDER),
         ),
     )  # fmt: skip
@@ -245,6 +238,9 @@ def _section(paper: Paper, fit: PaperFit | None, judged: list[Claim], reports: P
         claims=judged,
         figures=read_gallery(reports / paper.name) if paper is not GUIDE else [],
         deviations=blocks(section(text, "Deviations")),
+        words=section(text, WORDS),
+        rounds=paper.fitted,
+        drawn=paper.name in DRAWN,
     )
 
 

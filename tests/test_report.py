@@ -418,6 +418,7 @@ def test_deviations_reach_the_page_and_their_absence_is_said(reports: Path, tmp_
         claims=read_claims(reports / PAPER / "claims.json"),
         figures=[Shown("delta", "a caption", "an alternative", "data:image/svg+xml,")],
         deviations=blocks(section(README, "Deviations")),
+        words="",
     )
     source = provenance(reports)
     order = {"statement": "two < three", "size": "S", "tokens": 4194304.0, "seeds": 3, "worse": 0.3, "better": 0.1}
@@ -444,6 +445,15 @@ def test_deviations_reach_the_page_and_their_absence_is_said(reports: Path, tmp_
     assert "<li>one goes on</li>" in text
     bare = Page(page.render([replace(paper, deviations=[])], source, [], [], [], [], nothing))
     assert "replications/a/README.md has no section “Deviations”" in bare.text
+    # A person's words stand while they agree with the verdicts.
+    listed = f"({paper.claims[0].id})."
+    for words, told in (
+        (f"- **Replicated**: it <grows> {listed}", True),
+        (f"- **Undecided**: it grows {listed}", False),
+    ):
+        html = page.render([replace(paper, words=words)], source, [], [], [], [], nothing)
+        assert (f"<li><strong>{words[4:].partition('*')[0]}</strong>: it &lt;grows&gt; {listed}</li>" in html) == told
+        assert ('class="conclusion"' in html) != told
 
 
 @pytest.mark.parametrize("paper", list(LAWS))

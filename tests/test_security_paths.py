@@ -210,6 +210,106 @@ def test_a_configuration_names_no_other_weights(model: Path, tmp_path: Path) -> 
         opened(root)
 
 
+def tokenizer_of(folder: Path) -> Any:
+    from shared.ptq.models import find_model, open_tokenizer
+
+    return open_tokenizer(find_model(str(folder)))
+
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "precious"]
+
+
+@pytest.fixture
+def wordless(model: Path, tmp_path: Path) -> Path:
+    """The model with a BERT tokenizer that has no vocabulary; one is outside, in the test's folder."""
+    root = Path(shutil.copytree(model, tmp_path / "model"))
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
+    (root / "tokenizer.json").unlink()
+    (root / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    return root
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("key", ["vocab", "vocab_file", "merges", "emoji_file", "init_inputs"])
+@pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
+def test_a_tokenizer_names_no_file(wordless: Path, tmp_path: Path, file: str, key: str, relative: bool) -> None:
+    where = "../vocab.txt" if relative else str(tmp_path / "vocab.txt")
+    (wordless / file).write_text(
+        json.dumps({"tokenizer_class": "BertTokenizer", key: [where] if key == "init_inputs" else where})
+    )
+    with pytest.raises(BitlawError, match=f"{key} names a file"):
+        tokenizer_of(wordless)
+
+
+def test_a_tokenizers_versions_stand_beside_it(model: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(model, tmp_path / "model"))
+    shutil.copyfile(root / "tokenizer.json", tmp_path / "tokenizer.4.0.0.json")
+    change(root / "tokenizer_config.json", fast_tokenizer_files=["../tokenizer.4.0.0.json"])
+    with pytest.raises(BitlawError, match="fast_tokenizer_files names a file"):
+        tokenizer_of(root)
+
+
+def test_what_older_tokenizers_left_is_read_over(wordless: Path, model: Path, tmp_path: Path) -> None:
+    """Words in the settings themselves are no file; and paths of their author's machine are in many a folder."""
+    words = {word: number for number, word in enumerate(WORDS[:-1])}
+    (tmp_path / "tokens.json").write_text(json.dumps({"pad_token": "precious"}))
+    left = {"special_tokens_map_file": str(tmp_path / "tokens.json"), "tokenizer_file": str(tmp_path / "vocab.txt")}
+    change(wordless / "tokenizer_config.json", vocab=words, **left)
+    found = tokenizer_of(wordless)
+    assert "precious" not in found.get_vocab()
+    assert found.pad_token == "[PAD]"
+    root = Path(shutil.copytree(model, tmp_path / "other"))
+    change(root / "tokenizer_config.json", **left)
+    assert tokenizer_of(root).get_vocab() == tokenizer_of(model).get_vocab()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"attn_implementation": "owner/kernel"},
+        {"_attn_implementation": "owner/kernel@v1:function"},
+        {"attn_implementation": {"": "owner/kernel"}},
+        {"rope_parameters": {"attn_implementation": "owner/kernel"}},
+        {"attn_implementation": "flash_attention_2"},
+        {"experts_implementation": "sonicmoe"},
+    ],
+    ids=str,
+)
+def test_a_configuration_asks_for_no_kernel_of_the_hub(model: Path, tmp_path: Path, values: dict[str, Any]) -> None:
+    root = Path(shutil.copytree(model, tmp_path / "model"))
+    change(root / "config.json", **values)
+    with pytest.raises(BitlawError, match="may be code of the hub"):
+        opened(root)
+
+
+def test_attention_by_torch_is_no_kernel_of_the_hub(model: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(model, tmp_path / "model"))
+    change(root / "config.json", attn_implementation="eager", experts_implementation=None)
+    assert opened(root).config._attn_implementation == "eager"
+
+
+def test_a_link_further_down_is_not_followed(model: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(model, tmp_path / "model"))
+    (tmp_path / "x.jinja").write_text("precious")
+    (root / "additional_chat_templates").mkdir()
+    (root / "additional_chat_templates" / "x.jinja").symlink_to(tmp_path / "x.jinja")
+    with pytest.raises(BitlawError, match=r"x\.jinja: is a link out of the model's folder"):
+        tokenizer_of(root)
+    (root / "additional_chat_templates" / "x.jinja").unlink()
+    (root / "additional_chat_templates").rmdir()
+    (root / "additional_chat_templates").symlink_to(tmp_path)
+    with pytest.raises(BitlawError, match="additional_chat_templates: is a link out of the model's folder"):
+        tokenizer_of(root)
+
+
+def test_a_link_in_a_circle_is_no_file(model: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(model, tmp_path / "model"))
+    (root / "tokenizer.json").unlink()
+    (root / "tokenizer.json").symlink_to("tokenizer.json")
+    with pytest.raises(BitlawError, match="has no tokenizer that opens"):
+        tokenizer_of(root)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_a_link_out_of_a_model_is_not_followed(model: Path, tmp_path: Path, name: str) -> None:
     root = Path(shutil.copytree(model, tmp_path / "model"))

@@ -225,17 +225,6 @@ def test_a_suspended_owner_on_this_host_is_believed(tmp_path: Path) -> None:
             assert claim.is_stale(path) is stale
 
 
-def test_a_fresh_claim_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the look and the move somebody else took the stale claim over: its claim survives."""
-    path = tmp_path / "claim"
-    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "stale"}))
-    seen = iter(["stale", "fresh"])
-    monkeypatch.setattr(claim, "_token", lambda path: next(seen))
-    claim._take_over(path)
-    assert path.exists()
-    assert [p.name for p in tmp_path.iterdir()] == ["claim"]
-
-
 def test_a_claim_from_another_host_goes_stale_by_age_only(tmp_path: Path) -> None:
     path = tmp_path / "claim"
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "x"}))

@@ -119,7 +119,26 @@ def test_the_summary_counts_what_the_rows_say(competed: "tuple[list, list]") -> 
     said = results.summary(found, verdicts)
     assert (said["scored_parts"], said["not_scored"], said["verdicts"]) == (1, ["few"], 3)
     assert said["wins"] == {"unified": 1}
-    assert said["counts"] == (said["below"] == 3)
+    assert (said["without_verdict"], said["counts"]) == (["few"], False), "a paper's part that nobody judged"
+    assert results.summary([part for part in found if part["part"] != "few"], verdicts)["counts"] == (
+        said["below"] == 3
+    )
+
+
+def test_few_held_out_cells_give_an_error_and_no_interval(
+    competed: "tuple[list, list]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tournament, "LEAST_CELLS", 10_000)
+    found, verdicts = tournament.compete(Pool((part(),), BASE), SELECTION, n_starts=3)
+    for row in (row for part in found for row in part["laws"] if row["error"] is not None):
+        assert row["place"] == tournament.TOO_FEW
+        assert row["low"] is row["high"] is row["behind_low"] is None
+    assert {one.verdict for one in verdicts} == {tournament.TOO_FEW}
+    said = results.summary(found, verdicts)
+    assert (said["verdicts"], said["counts"], said["wins"]) == (0, False, {})
+    of_enough, _ = competed
+    for row in (row for part in of_enough for row in part["laws"] if row["low"] is not None):
+        assert row["low"] <= row["error"] <= row["high"]
     lines = results.as_csv(found).splitlines()
     assert lines[0].startswith("part,law,constants,place")
     assert len(lines) == 1 + sum(len(one["laws"]) for one in found)
@@ -155,7 +174,7 @@ def test_files_and_command_from_a_pool(tmp_path: Path, monkeypatch: pytest.Monke
     assert {path: path.read_bytes() for path in kept} == kept
     assert results.read_selection(tmp_path).form == SELECTION.form
     (folder / "selection.json").write_text('{"links": [{"link": "additive"}]}')
-    with pytest.raises(BitlawError, match="is not what `bitlaw tournament` writes"):
+    with pytest.raises(BitlawError, match=r"is no choice of a form \(.*; write it again with `bitlaw tournament`"):
         results.read_selection(tmp_path)
 
 

@@ -11,16 +11,19 @@ import pytest
 
 from replications.compressed import Widths
 from replications.kumar_precision.law import EQ3_BIAS, EQ4_BIAS
+from replications.papers import HELD_OUT
 from replications.unified import select
 from replications.unified.difference import difference, freed
 from replications.unified.error import errors_of, mid_rise, pruned_energy, relative_error
-from replications.unified.forms import LADDER, LINKS, MEASURES, Form, delta_law, loss_law
+from replications.unified.forms import INPUT, LADDER, LINKS, MEASURES, Form, delta_law, loss_law
 from replications.unified.law import CHOSEN, LAW, LOSS
-from replications.unified.parts import Part
+from replications.unified.parts import Part, rounded
 from replications.unified.select import Candidate, Selection, choose
 from shared.errors import BitlawError
 from shared.laws.fit import fit
 from shared.laws.law import Array, Law
+from shared.laws.settings import HeldOut, read_settings
+from shared.laws.tables import RUNS, read_table
 from shared.quantize.quantizer import fake_quantize, parse_quantizer
 
 S = Widths(64, 192)
@@ -225,3 +228,16 @@ def test_the_registered_form_is_one_of_the_candidates() -> None:
     assert CHOSEN in FORMS
     best = Candidate(CHOSEN, 0.2, {"x": 0.2})
     assert Selection((best,), (best,)).of(4) == CHOSEN
+
+
+def test_errors_are_near_those_measured_on_our_weights() -> None:
+    """The README's figures: cooled checkpoints, integers, all groups; normal values against trained ones."""
+    reports = Path(__file__).parent.parent / "reports"
+    rules = read_settings(HELD_OUT, HeldOut)
+    cells = rounded(reports, read_table(reports / "runs.csv", RUNS), rules)[1].table
+    measured = pd.read_csv(reports / "measurements.csv", dtype={"group_size": str})
+    both = cells.merge(measured, on=["run_id", "method", "format", "group_size"], suffixes=("", "_measured"))
+    off = (both[INPUT] / both[f"{INPUT}_measured"] - 1).abs()
+    assert len(off) == len(cells) > 400
+    assert off.median() < 0.02
+    assert off.max() < 0.09

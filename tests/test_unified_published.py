@@ -75,12 +75,19 @@ def test_the_whole_of_the_runs_and_their_parts_are_told_apart() -> None:
             "quartet/forward": {"against": [pair]},
         }
     }
-    summary = {"scored_parts": 2, "below": 2, "verdicts": 2, "below_beyond_chance": 1, "above_beyond_chance": 0}
+    summary = {
+        "verdict_parts": 2,
+        "without_verdict": [],
+        "below": 2,
+        "verdicts": 2,
+        "below_beyond_chance": 1,
+        "above_beyond_chance": 0,
+    }
     found = {"summary": {**summary, "counts": True}, "form": asdict(SELECTION.form)}
     said = statement(found, of_published)
     assert "is below in 1 of 2 (law, split) pairs, above frantar (21 constants); on those of" in said
     assert "in 2 of 3." in said
-    assert said.endswith("So no form counts: it would have to be below in all of them.")
+    assert said.endswith("So no form counts: it would have to be below in all, on every paper's part.")
     for one in of_published["comparisons"].values():
         for row in one["against"]:
             row["verdict"] = "below"
@@ -98,6 +105,7 @@ def test_laws_on_published_runs_win_tie_or_are_behind() -> None:
     )
     part = ranked("quest/int", Comparison(scores, "leave one size out", "a", True, "", ()).to_json())
     assert part["part"] == "quest/int, leave one size out"
+    assert part["clear_cells"] == 10
     assert [(row["law"], row["place"]) for row in part["laws"]] == [("a", "wins"), ("b", "ties"), ("c", "behind")]
     assert part["laws"][0]["behind_low"] is None
     assert part["laws"][2]["behind_low"] == 0.1

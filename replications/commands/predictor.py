@@ -201,6 +201,7 @@ def _model_rows(
 
     from transformers.utils import logging
 
+    from replications.commands.train import warn
     from replications.precision_predictor.finetune import finetune, schedule
     from replications.precision_predictor.measure import losses_of, sweep
     from shared.evaluate.losses import mean
@@ -216,14 +217,12 @@ def _model_rows(
     }  # fmt: skip
     results.check(settings)
     model, tuned = subject.model, folder / "model"
-    todo = [cell for cell in cells if results.row(cell) is None]
+    todo = [cell for cell in cells if results.row(cell, warn) is None]
     steps = len(schedule(len(found.calibration), recipe)) if about["finetuned_tokens"] and not tuned.exists() else 0
     base_S = results.base()
     with bar(steps + len(todo)) as tell:
         if steps:
-            from shared.files import write_json
-
-            write_json(folder / "settings.json", settings)
+            results.keep_settings(settings)
             trained = finetune(model, found.calibration, recipe, folder / "training.safetensors",
                                lambda step, _: tell(f"{about['model']}: fine-tuning"))  # fmt: skip
             save_model(model, subject.tokenizer, tuned, {**settings, **vars(trained)})
@@ -236,7 +235,7 @@ def _model_rows(
             results.keep(cell, sweep(model, cell, found, base_S))
             tell(f"{about['model']}: {cell.name}")
     base = mean(base_S)
-    rows = [row for cell in cells if (row := results.row(cell))]
+    rows = [row for cell in cells if (row := results.row(cell, warn))]
     return [{**about, "base_loss": base.value, "base_loss_se": base.se, **row} for row in rows]
 
 

@@ -108,7 +108,7 @@ def ptq(
         warn(sentence)
     base = cost.resident_bytes(where)
     needs = cost.memory(body, cells, length, len(found.calibration), base)
-    todo = [c for c in cells if results.row(c) is None or (c in saved and not _model_folder(results, c).exists())]
+    todo = [c for c in cells if results.row(c, warn) is None or (c in saved and not _model_folder(results, c).exists())]
     _show_cost(source, body, cells, todo, found, needs, where)
     if dry_run:
         return
@@ -356,13 +356,14 @@ def _write(
     from rich.table import Table
 
     from replications.commands.laws import console
+    from replications.commands.train import warn
     from replications.penalty import effective_size, figure, penalties
     from shared.evaluate.losses import mean
-    from shared.files import read_json, replacing, write_json
+    from shared.files import replacing, write_json
     from shared.report.figures import style
 
     base = mean(base_S)
-    rows = [row for cell in cells if (row := results.row(cell))]
+    rows = [row for cell in cells if (row := results.row(cell, warn))]
     at_base = effective_size(*law, base.value, tokens) if law else None
     for row in rows:
         if law and at_base:
@@ -378,7 +379,7 @@ def _write(
         {
             "model": source.name,
             "text": text,
-            "settings": read_json(results.folder / "settings.json"),
+            "settings": results.settings(),
             "base": {"loss": base.value, "loss_se": base.se, "n_base_law": at_base},
             "N": body.blocks,
             "parameters": body.total,

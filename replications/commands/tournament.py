@@ -44,7 +44,7 @@ def tournament(
             if row["error"] is None:
                 table.add_row(row["law"], str(row["constants"]), "", "", "", row["reason"])
             else:
-                ends = f"{row['low']:.3f} to {row['high']:.3f}"
+                ends = "" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
                 table.add_row(row["law"], str(row["constants"]), f"{row['error']:.3f}", ends, f"{row['nats']:.4f}",
                               row["place"])  # fmt: skip
         console().print(table)

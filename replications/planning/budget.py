@@ -137,9 +137,9 @@ def short(value: float) -> str:
     """8e9 as 8B, 1.5e13 as 15T, 1e24 as 1e+24."""
     if not math.isfinite(value):
         return "no end"
-    if 1e15 <= value < 1e16:
+    if 0.9995e15 <= value < 1e16:
         return f"{value / 1e12:.0f}T"
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if size <= value < 1e3 * size:
+        if 0.9995 * size <= value < 999.5 * size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"

@@ -17,6 +17,7 @@ from shared.laws.law import Array
 
 GRID = 61  # memories of a front before it is thinned
 FRONT = 24  # points of a front that are kept
+MOST_ABOVE = 10.0  # times the lowest loss, where no target is looked for any more
 CHOICES = 100  # draws that choose anew
 CHOICE_SIZES, CHOICE_TOKENS = 25, 7
 ANY_ROW = np.array([4096.0])
@@ -69,20 +70,21 @@ def answer(view: View, budget: Budget) -> LawPlan:
     if not fitting:
         return LawPlan(**about, best=None, why="nothing that it knows fits the budget")  # type: ignore[arg-type]
     floor = view.floor
+    bound = f"its E lies on a bound: it says nothing of losses under {_up(floor or 0.0):g}, that of its largest N and D"
     if budget.target_loss is not None and floor is not None and budget.target_loss < floor:
-        why = f"its E lies on a bound, so it says nothing of losses under {_up(floor):g}, that of its largest N and D"
-        return LawPlan(**about, best=None, why=why, lowest_loss=floor)  # type: ignore[arg-type]
-    curves, lowest = _curves(fitting, budget)
+        return LawPlan(**about, best=None, why=bound, lowest_loss=floor)  # type: ignore[arg-type]
+    curves, lowest, ended = _curves(fitting, budget)
     if not curves:
         why = "it says that every allowed format diverges"
         if lowest is not None:
             why = f"it reaches no lower loss than {_up(lowest):g}"
+        if ended:
+            why = f"its answer lies past the end of the search, {ended}"
         return LawPlan(**about, best=None, why=why, lowest_loss=lowest)  # type: ignore[arg-type]
     front = _front(curves)
     best = _best(front, budget)
-    if ended := _ended(best, budget):
-        why = f"it reaches that only where the search ends, at {ended}"
-        return LawPlan(**about, best=None, why=why, lowest_loss=lowest)  # type: ignore[arg-type]
+    if floor is not None and best.loss.value < floor:
+        about["notes"] = (*notes, bound)
     return LawPlan(
         **about,  # type: ignore[arg-type]
         best=best,
@@ -100,10 +102,11 @@ def axis(budget: Budget) -> str:
     return "loss" if budget.trained else "train_flops"
 
 
-def _curves(cases: Sequence[Case], budget: Budget) -> tuple[list[Curve], float | None]:
-    """A curve for each case that reaches the target, and the lowest loss of all. All curves have the same memories, so
+def _curves(cases: Sequence[Case], budget: Budget) -> tuple[list[Curve], float | None, str]:
+    """A curve for each case that reaches the target inside the search, the lowest loss of all, and the end of the
+    search at which one would. All curves have the same memories, so
     that at each the better setting is seen to be better; the best point itself is a curve of its own."""
-    target, found, lowest = budget.target_loss, [], []
+    target, found, lowest, past = budget.target_loss, [], [], ""
     for case in cases:
         least = least_loss(case)
         if least is None:
@@ -112,13 +115,14 @@ def _curves(cases: Sequence[Case], budget: Budget) -> tuple[list[Curve], float |
         lowest.append(float(case.loss(at, case.best_tokens(at))[0]))
         if target is not None and lowest[-1] > target:
             continue
-        best = least
-        if target is not None:
-            best = least_size(case, target, least) if budget.trained else least_training(case, target) or least
+        best = least if target is None else _size(case, target, least)
         ends = [curve for N in dict.fromkeys((best, least)) if len((curve := _curve(case, np.array([N]), budget)).N)]
         found += [(case, ends)] if ends else []
+        if not ends:
+            at = np.array([best])
+            past = _ended(best, float(_tokens(case, at)[0]), budget) or past
     if not found:
-        return [], min(lowest) if lowest else None
+        return [], min(lowest) if lowest else None, past
     tops = [ends[0] for _, ends in found]
     if budget.target_loss is not None and budget.trained:
         start = min(float(curve.memory[0]) for curve in tops)
@@ -130,16 +134,28 @@ def _curves(cases: Sequence[Case], budget: Budget) -> tuple[list[Curve], float |
     if budget.N is None and start < end:
         memories = np.geomspace(start, end, GRID)
         curves += [_curve(case, case.sizes_at(memories), budget) for case, _ in found]
-    return [curve for curve in curves if len(curve.N)], min(lowest)
+    return [curve for curve in curves if len(curve.N)], min(lowest), past
+
+
+def _size(case: Case, target: float, least: float) -> float:
+    """N at the target, given the one with the lowest loss, which reaches it."""
+    return least_size(case, target, least) if case.budget.trained else least_training(case, target) or least
+
+
+def _tokens(case: Case, N: Array) -> Array:
+    """D (n,) of sizes: all that the budget allows, or as few as reach the target where nothing bounds them."""
+    target = case.budget.target_loss
+    return case.best_tokens(N) if case.budget.trained or target is None else case.tokens_to_reach(N, target)
 
 
 def _curve(case: Case, N: Array, budget: Budget) -> Curve:
-    """What a case makes of sizes (n,): those that reach the target, with a finite loss."""
+    """What a case makes of sizes (n,): those that reach the target, with a finite loss, inside the search."""
     target = budget.target_loss
-    D = case.best_tokens(N) if budget.trained or target is None else case.tokens_to_reach(N, target)
+    D = _tokens(case, N)
     N, D = N[~np.isnan(D)], D[~np.isnan(D)]
     loss = case.loss(N, D)
     kept = np.isfinite(loss) & ((loss <= target) if target is not None else np.full(loss.shape, True))
+    kept &= np.array([not _ended(n, d, budget) for n, d in zip(N, D, strict=True)], dtype=bool)
     N, D, loss = N[kept], D[kept], loss[kept]
     return Curve(case, N, D, case.memory(N), loss if budget.trained else case.train_flops(N, D))
 
@@ -182,10 +198,10 @@ def _best(front: list[Point], budget: Budget) -> Point:
     return min(front, key=lambda point: point.train_flops)
 
 
-def _ended(best: Point, budget: Budget) -> str:
-    """The end of the search that a point stands at where the budget has none, in words; "" elsewhere."""
-    ends = (("N", best.N, LARGEST_N, budget.sized), ("D", best.D, LARGEST_D, budget.trained))
-    return " and ".join(f"{name} {end:g}" for name, value, end, given in ends if not given and value > end * (1 - 1e-6))
+def _ended(N: float, D: float, budget: Budget) -> str:
+    """The end of the search that a point stands at, in words; "" inside. A size or tokens that are given are no end."""
+    ends = (("N", N, LARGEST_N, budget.N), ("D", D, LARGEST_D, budget.D))
+    return " and ".join(f"{name} = {end:g}" for name, x, end, given in ends if given is None and x > end * (1 - 1e-6))
 
 
 def _readings(cases: Sequence[Case], budget: Budget) -> tuple[Point, ...]:
@@ -250,17 +266,47 @@ def _pairs(case: Case, n: Array, budget: Budget) -> tuple[Array, Array]:
     return N[D >= SMALLEST_D], D[D >= SMALLEST_D]
 
 
-def nearest_target(plans: Sequence[LawPlan], target: float) -> str:
-    """The law that comes nearest to a target that none reaches."""
-    known = {plan.law: plan.lowest_loss for plan in plans if plan.lowest_loss is not None}
-    if not known:
-        return "none: every law says that every allowed format diverges"
-    # Who reaches it only where the search ends has lower losses to offer, all of them there.
-    above = {law: loss for law, loss in known.items() if loss > target}
-    if not above:
-        return "none: the laws that go so low do it only where the search ends"
-    law = min(above, key=above.__getitem__)
-    return f"{_up(above[law]):g} ({law})"
+def nearest_target(views: Sequence[View], plans: Sequence[LawPlan], budget: Budget) -> str:
+    """The lowest target that some law reaches inside the search, given one that none does, and the law."""
+    lowest = {plan.law: plan.lowest_loss for plan in plans if plan.lowest_loss is not None}
+    best: tuple[float, str] | None = None
+    for view in sorted((view for view in views if view.name in lowest), key=lambda view: lowest[view.name]):
+        least = lowest[view.name]
+        if best is not None and least >= best[0]:
+            break
+        cases = [Case(view, setting, budget) for setting in known_settings(view, budget)[0]]
+        found = min((t for case in cases if (t := _least_target(case, least)) is not None), default=None)
+        if found is not None and (best is None or found < best[0]):
+            best = found, view.name
+    return (
+        "none: every law says that every allowed format diverges" if best is None else f"{_up(best[0]):g} ({best[1]})"
+    )
+
+
+def _least_target(case: Case, start: float) -> float | None:
+    """The lowest target from `start` on that the case reaches inside the search, to a millionth; None for none."""
+    if case.sizes()[1] < case.sizes()[0] or (least := least_loss(case)) is None:
+        return None
+
+    def inside(target: float) -> bool:
+        at = np.array([_size(case, target, least)])
+        D = case.best_tokens(at) if case.budget.trained else case.tokens_to_reach(at, target)
+        return bool(case.loss(at, D)[0] <= target * (1 + 1e-9)) and not _ended(float(at[0]), float(D[0]), case.budget)
+
+    at = np.array([least])
+    low = max(start, float(case.loss(at, case.best_tokens(at))[0]))
+    if inside(low):
+        return low
+    step = 1e-6
+    while not inside(low * (1 + step)):
+        step *= 2
+        if step > MOST_ABOVE:
+            return None
+    high, low = low * (1 + step), low * (1 + step / 2)
+    while high > low * (1 + 1e-6):
+        middle = (low + high) / 2
+        low, high = (low, middle) if inside(middle) else (middle, high)
+    return high
 
 
 def _up(loss: float) -> float:

@@ -40,7 +40,7 @@ def plan(
     _check(views, budget)
     answers = tuple(frontier.answer(view, budget) for view in views)
     if not any(answer.best for answer in answers):
-        _unreached(answers, budget)
+        _unreached(views, answers, budget)
     spread = spreads(answers, budget)
     return Plan(
         asdict(budget), frontier.axis(budget), answers, spread, paragraph(answers, spread, budget),
@@ -101,11 +101,13 @@ def _up(value: float) -> float:
     return math.ceil(value / step) * step
 
 
-def _unreached(answers: Sequence[LawPlan], budget: Budget) -> None:
+def _unreached(views: Sequence[View], answers: Sequence[LawPlan], budget: Budget) -> None:
     """Raises BitlawError: no law answers."""
     if budget.target_loss is None:
-        raise BitlawError(f"no law answers: {answers[0].why}; allow wider --formats")
-    said = frontier.nearest_target(answers, budget.target_loss)
+        past = sum("the end of the search" in str(answer.why) for answer in answers)
+        advice = "lower the limits" if past else "allow wider --formats"
+        raise BitlawError(f"no law answers: {answers[0].why}; {advice}")
+    said = frontier.nearest_target(views, answers, budget)
     limits = "with any N and D" if not budget.trained else "under this budget"
     raise BitlawError(
         f"no law reaches a loss of {budget.target_loss:g} {limits}: the nearest possible --target-loss is {said}"

@@ -61,14 +61,16 @@ def _fronts(laws: list[LawPlan], axis: str) -> Figure:
 
 
 def _deltas(laws: list[LawPlan]) -> Figure:
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.2, max(4.2, 0.17 * len(laws) + 0.4)), layout="constrained")
     axes = figure.subplots()
+    seen: list[float] = []
     for i, law in enumerate(laws):
         some = sorted(law.readings, key=lambda point: point.bits_per_weight)
         some = [point for point in some if SMALLEST_DELTA < point.delta.value < float("inf")]
         if not some:
             continue
         bits, delta = [p.bits_per_weight for p in some], [p.delta.value for p in some]
+        seen += delta
         colour = style.PALETTE[i % len(style.PALETTE)]
         axes.plot(
             bits, delta, marker=style.MARKERS[i % len(style.MARKERS)], markersize=4, linewidth=1, color=colour,
@@ -78,6 +80,8 @@ def _deltas(laws: list[LawPlan]) -> Figure:
             low = [max(p.delta.low or 0.0, SMALLEST_DELTA) for p in some]
             axes.fill_between(bits, low, [p.delta.high or 0.0 for p in some], color=colour, alpha=0.15, linewidth=0)
     axes.set_yscale("log")
+    if seen:  # bands may leave the frame
+        axes.set_ylim(min(seen) / 2, max(seen) * 2)
     axes.set_xlabel("bits per weight, scales included")
     axes.set_ylabel("added loss (nats per token)")
     axes.legend(frameon=False, bbox_to_anchor=(1.01, 1), loc="upper left")

@@ -51,7 +51,7 @@ class Grid(Strict):
     """One grid of grids.yaml: its inputs by name."""
 
     N: End
-    D: End | None = None
+    D: End
     bits: End | None = None
     P_w: End | None = None
     P_a: End | None = None

@@ -44,6 +44,9 @@ def points(case: Case, N: Array, D: Array, *, whole: bool = False) -> list[Point
 def share(case: Case, N: float, D: float, *, draws: bool) -> Range:
     """N_eff / N: the share of N that would have the same loss at the same D unquantized; zero under 1e-6."""
     at, tokens = np.array([N]), np.array([D])
+    most = case.view.draws if draws and case.view.draws else None
+    if np.array_equal(case.loss(at, tokens, draws=most), case.view.clean(at, tokens, draws=most)):
+        return Range(1.0) if most is None else Range(1.0, 1.0, 1.0)  # nothing is quantized
     grid, of_grid = N * np.exp(SHARES), np.full(SHARES.shape, D)
     value = _share(case.loss(at, tokens), case.view.clean(grid, of_grid)[None])[0]
     if not (draws and case.view.draws):

@@ -124,7 +124,11 @@ def _value(quantity: str, value: float) -> str:
 def _choice_of_formats(plans: Sequence[LawPlan]) -> str:
     choosing = [plan.best.format for plan in plans if plan.best is not None and plan.how != "unquantized"]
     said = ", ".join(f"{count} {name}" for name, count in Counter(choosing).most_common())
-    return f"Of {len(choosing)} laws that answer, by the format that each would choose: {said}." if choosing else ""
+    return (
+        f"Of {len(choosing)} laws of low precision that answer, by the format that each would choose: {said}."
+        if choosing
+        else ""
+    )
 
 
 def _distance(plans: Sequence[LawPlan]) -> str:

@@ -32,6 +32,7 @@ from replications.precision_predictor.subject import Subject
 from shared.errors import BitlawError
 from shared.model.transformer import token_losses
 from shared.ptq.layers import weight_OI
+from shared.ptq.text import token_ids
 from shared.quantize.quantizer import named_quantizer
 
 COLUMNS = (
@@ -152,7 +153,7 @@ def measure(
 
     Raises BitlawError for a dialog of under two chunks, and for more tokens than the model has positions.
     """
-    ids = subject.tokenizer(dialog, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = token_ids(dialog, subject.tokenizer, add_special_tokens=False)
     if len(ids) <= 2 * CHUNK:
         raise BitlawError(f"the dialog has {len(ids)} tokens, {2 * CHUNK + 1} are the least: give a longer one")
     if PROMPT + tokens > subject.context:

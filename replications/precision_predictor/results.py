@@ -108,8 +108,13 @@ def _allocate(folder: Path, reports: Path) -> Summary | None:
 
 
 def read_trials(path: Path, key: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of a table of `bitlaw allocate`. Raises BitlawError: no such table, or a row without its key."""
+    """Rows of a table of `bitlaw allocate`. Raises BitlawError: no such table, a row without its key, or one cut short.
+
+    A cut inside the last cell leaves as many columns: only the end of the line tells.
+    """
     table = read_csv(path, dtype={name: str for name in key if name not in NUMBERS})
+    if not path.read_bytes().endswith(b"\n"):
+        raise BitlawError(f"{path}: its last row is cut short; remove that row, and run again")
     for name in key:
         if name not in table or table[name].isna().any():
             raise BitlawError(f"{path}: column '{name}' is missing or has empty cells; remove the file, and run again")

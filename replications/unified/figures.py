@@ -23,9 +23,10 @@ def _tournament(found: dict[str, Any]) -> Drawing:
     return Drawing(
         name="tournament",
         caption="Held-out error of every law on every part of the pool: median |ln(measured / predicted)| of cells "
-        "clear of zero, with 95 % intervals over trunks. The unified law, fitted to the part alone, is orange; the "
-        "open mark is one fit of it to the whole pool; filled squares are laws of the paper whose part it is. In "
-        "brackets the constants beside those of the unquantized loss. What lies beyond the axis stands at its edge.",
+        "clear of zero, with 95 % intervals over trunks where there are five of them or more. The unified law, fitted "
+        "to the part alone, is orange; the open mark is one fit of it to the whole pool; filled squares are laws of "
+        "the paper whose part it is. In brackets the constants beside those of the unquantized loss. What lies beyond "
+        "the axis stands at its edge.",
         alt="Rows of laws grouped by part of the pool with their held-out errors and intervals.",
         figure=_tournament_figure(parts) if parts else empty("needs runs: no part has rows to score a law on yet"),
     )
@@ -44,10 +45,14 @@ def _tournament_figure(parts: list[dict[str, Any]]) -> Figure:
             continue
         ours = row["law"].startswith("unified")
         color = OURS if ours else INK
-        clipped = [min(max(row[name], SHOWN_FROM), SHOWN_TO) for name in ("low", "error", "high")]
-        axes.plot(clipped[::2], [k, k], color=color, lw=1, solid_capstyle="butt")
+        names = [name for name in ("low", "error", "high") if row[name] is not None]  # of few cells no interval
+        clipped = {name: min(max(row[name], SHOWN_FROM), SHOWN_TO) for name in names}
+        if "low" in clipped:
+            axes.plot([clipped["low"], clipped["high"]], [k, k], color=color, lw=1, solid_capstyle="butt")
         filled = own or (ours and "one fit" not in row["law"])
-        axes.plot(clipped[1], k, marker=MARKERS[1 if own else 0], ms=4.2, color=color, mfc=color if filled else "white")
+        axes.plot(
+            clipped["error"], k, marker=MARKERS[1 if own else 0], ms=4.2, color=color, mfc=color if filled else "white"
+        )
     axes.set(xscale="log", xlim=(SHOWN_FROM / 1.1, SHOWN_TO * 1.1), ylim=(len(lines) - 0.4, -0.6))
     axes.set_yticks(range(len(lines)), [text for text, _, _ in lines])
     for label, (_, row, _own) in zip(axes.get_yticklabels(), lines, strict=True):

@@ -1,4 +1,5 @@
-"""The chosen form on QuEST's 104 runs and on Quartet's forward pass, once, after the choice.
+"""The chosen form on QuEST's 104 runs and on Quartet's forward pass, after the choice. (Scored three times so far, with
+one form: README.md says why.)
 
 What is refitted, written down before anything was scored: on the rows that a split leaves, every law, the papers' and
 ours alike, fits all of its constants by the same recipe (least squares of ln loss), the five of the unquantized loss

@@ -11,14 +11,14 @@ import numpy as np
 
 from replications.papers import HELD_OUT
 from replications.unified import figures
+from replications.unified.files import read_published, read_selection_json, read_tournament
 from replications.unified.forms import Form
 from replications.unified.law import CHOSEN, POOL
 from replications.unified.parts import Pool, read
 from replications.unified.score import Unseen, log_ratio
 from replications.unified.select import Candidate, Selection, choose
-from replications.unified.tournament import Row, Verdict, compete, fit_whole, whole_pool
-from shared.errors import BitlawError
-from shared.files import read_json, sha256_file, six_digits, write_json, write_text
+from replications.unified.tournament import LEAST_CELLS, TOO_FEW, Row, Verdict, compete, fit_whole, whole_pool
+from shared.files import sha256_file, six_digits, write_json, write_text
 from shared.laws.result import Fit
 from shared.report.figures import style
 from shared.report.figures.gallery import write_gallery
@@ -81,7 +81,7 @@ def one_fit(found: Fit, pool: Pool) -> dict[str, Any]:
 def draw(reports: Path) -> list[Path]:
     """The figures of what is there."""
     target = reports / FOLDER
-    found, chosen = (read_json(target / name) for name in ("tournament.json", "selection.json"))
+    found, chosen = read_tournament(target / "tournament.json"), read_selection_json(target / "selection.json")
     with style.theme():
         return write_gallery(target, figures.draw(found, chosen, published(reports)))
 
@@ -91,7 +91,7 @@ def write_published(reports: Path) -> Path:
     from replications.unified import published as runs
 
     target = reports / FOLDER / "tournament.json"
-    known = read_json(target)["one_fit"]
+    known = read_tournament(target)["one_fit"]
     constants = known["constants"] if known else {}
     # QuEST's models were trained in their format: the slope and the exponent of D have a part of theirs.
     exponents = {name: constants.get(name, 0.0) + constants.get(f"{name}_t", 0.0) for name in ("g", "a", "b")}
@@ -103,11 +103,8 @@ def write_published(reports: Path) -> Path:
 def read_selection(reports: Path) -> Selection:
     """The choice as `write` left it. Raises BitlawError when it is not there or is none."""
     path = reports / FOLDER / "selection.json"
-    values = read_json(path)
-    try:
-        links, exponents = ([_candidate(one) for one in values[name]] for name in ("links", "exponents"))
-    except (KeyError, TypeError) as error:
-        raise BitlawError(f"{path}: is not what `bitlaw tournament` writes (at {error}); run it again") from error
+    values = read_selection_json(path)
+    links, exponents = ([_candidate(one) for one in values[name]] for name in ("links", "exponents"))
     return Selection(tuple(links), tuple(exponents))
 
 
@@ -128,7 +125,7 @@ def selection_json(selection: Selection) -> dict[str, Any]:
 def published(reports: Path) -> dict[str, Any] | None:
     """published.json, or None where nobody has scored the published runs."""
     path = reports / FOLDER / "published.json"
-    return read_json(path) if path.exists() else None
+    return read_published(path) if path.exists() else None
 
 
 def summary(parts: list[dict[str, Any]], verdicts: list[Verdict]) -> dict[str, Any]:
@@ -142,17 +139,22 @@ def summary(parts: list[dict[str, Any]], verdicts: list[Verdict]) -> dict[str, A
             if row["place"] == "ties":
                 ties[row["law"]] = ties.get(row["law"], 0) + 1
     scored = [part["part"] for part in parts if any(row["place"] == "wins" for row in part["laws"])]
-    below = [one for one in verdicts if one.difference < 0]
+    judged = [one for one in verdicts if one.verdict != TOO_FEW]
+    below = [one for one in judged if one.difference < 0]
+    own = [part["part"] for part in parts if part["own"]]
+    lacking = [name for name in own if name not in {one.part for one in judged}]
     return {
         "scored_parts": len(scored),
         "not_scored": [part["part"] for part in parts if part["part"] not in scored],
         "wins": wins,
         "ties": ties,
-        "verdicts": len(verdicts),
+        "verdicts": len(judged),
+        "verdict_parts": len({one.part for one in judged}),
+        "without_verdict": lacking,
         "below": len(below),
-        "below_beyond_chance": sum(one.verdict == "below" for one in verdicts),
-        "above_beyond_chance": sum(one.verdict == "above" for one in verdicts),
-        "counts": bool(verdicts) and len(below) == len(verdicts),
+        "below_beyond_chance": sum(one.verdict == "below" for one in judged),
+        "above_beyond_chance": sum(one.verdict == "above" for one in judged),
+        "counts": bool(judged) and not lacking and len(below) == len(judged),
     }
 
 
@@ -172,11 +174,13 @@ def statement(found: dict[str, Any], of_published: dict[str, Any] | None) -> str
     """What the tournament says, in sentences: for the terminal and the page."""
     said = found["summary"]
     text = (
-        f"On {said['scored_parts']} parts of the pool the unified law ({Form(**found['form']).name}) has a held-out "
-        f"error below the paper's own, with at most as many constants, in {said['below']} of {said['verdicts']} "
-        f"comparisons ({said['below_beyond_chance']} beyond chance; above beyond chance in "
-        f"{said['above_beyond_chance']})."
+        f"On the {said['verdict_parts']} parts of the pool that have a paper's own law and {LEAST_CELLS} held-out "
+        f"cells the unified law ({Form(**found['form']).name}) has a held-out error below it, with at most as many "
+        f"constants, in {said['below']} of {said['verdicts']} comparisons ({said['below_beyond_chance']} beyond "
+        f"chance; above beyond chance in {said['above_beyond_chance']})."
     )
+    if said["without_verdict"]:
+        text += f" Without a verdict, for too few cells, fitted or held out: {'; '.join(said['without_verdict'])}."
     if of_published is None:
         return f"{text} The published runs have not been scored."
     against = {name: one["against"] for name, one in of_published["comparisons"].items() if name.startswith("quest")}
@@ -189,7 +193,8 @@ def statement(found: dict[str, Any], of_published: dict[str, Any] | None) -> str
     text += f", above {' and '.join(above)}" if above else ""
     text += f"; on those of integers and of weights alone, in {_below(parts)}." if parts else "."
     counts = said["counts"] and bool(whole) and all(row["verdict"] == "below" for row in [*whole, *parts])
-    return text + (" So it counts." if counts else " So no form counts: it would have to be below in all of them.")
+    told = "So it counts." if counts else "So no form counts: it would have to be below in all, on every paper's part."
+    return f"{text} {told}"
 
 
 def _below(rows: list[dict[str, Any]]) -> str:
@@ -207,7 +212,8 @@ def ranked(name: str, comparison: dict[str, Any]) -> dict[str, Any]:
             "error": error["value"], "low": error["low"], "high": error["high"], "behind_low": behind and behind["low"],
             "behind_high": behind and behind["high"],
         })  # fmt: skip
-    return {"part": f"{name}, {comparison['split']}", "laws": rows}
+    cells = min(score["errors"][comparison["split"]]["rows"] for score in comparison["scores"])
+    return {"part": f"{name}, {comparison['split']}", "clear_cells": cells, "laws": rows}
 
 
 def report_rows(reports: Path) -> dict[str, Any] | None:
@@ -215,7 +221,7 @@ def report_rows(reports: Path) -> dict[str, Any] | None:
     path = reports / FOLDER / "tournament.json"
     if not path.exists():
         return None
-    found = read_json(path)
+    found = read_tournament(path)
     of_published = published(reports)
     quest = of_published["comparisons"] if of_published else {}
     return {

@@ -35,6 +35,8 @@ from shared.laws.law import Array, Law
 from shared.laws.noise import SeedNoise
 from shared.laws.result import interval
 
+LEAST_CELLS = 5  # held-out ones, clear of zero, of which a median has an interval
+TOO_FEW = f"fewer than {LEAST_CELLS} held-out cells"
 UNIFIED, ONE_FIT = "unified", "unified, one fit"
 NAMES = {4: UNIFIED, 3: "unified_3", 2: "unified_2"}
 ROUNDED, EVERYTHING = "rounded, all groups, cooled", "everything trained"
@@ -42,7 +44,8 @@ ROUNDED, EVERYTHING = "rounded, all groups, cooled", "everything trained"
 
 @dataclass(frozen=True)
 class Row:
-    """One law on one part. `place`: wins, ties (its difference to the winner may be chance), behind, or not ranked;
+    """One law on one part. `place`: wins, ties (its difference to the winner may be chance), behind, or not ranked,
+    TOO_FEW (an error without an interval);
     `reason` says why not, or what to know of the fit. Errors are |ln(measured / predicted)|, `nats` their mean without
     the logarithm; `behind_low` and `behind_high` are the ends of its error less the winner's."""
 
@@ -71,8 +74,8 @@ class Verdict:
     paper_error: float
     unified_error: float
     difference: float
-    low: float
-    high: float
+    low: float | None  # None: TOO_FEW
+    high: float | None
     verdict: str
 
 
@@ -85,15 +88,16 @@ def compete(pool: Pool, selection: Selection, n_starts: int = N_STARTS) -> tuple
         results, reasons, counts = _part(part, pool, selection, n_starts)
         if whole is not None and (fits := _of_whole(part, *whole)) is not None and results:
             results[ONE_FIT] = fits
-        rows = _rows(part, results, reasons, counts)
         unseen = Unseen.of(part, part.hidden)
+        few = int(unseen.clear.sum()) < LEAST_CELLS
+        rows = _rows(part, results, reasons, counts, few)
         found.append({
             "part": part.name, "about": part.about, "own": list(part.own),
             "fitted_cells": int(part.fitted["cell"].nunique()), "held_out_cells": len(unseen.delta),
             "clear_cells": int(unseen.clear.sum()),
             "laws": [asdict(row) for row in rows],
         })  # fmt: skip
-        verdicts += _verdicts(part, results, counts)
+        verdicts += _verdicts(part, results, counts, few)
     return found, verdicts
 
 
@@ -132,7 +136,7 @@ def _short(reason: str, part: Part) -> str:
 
 
 def _rows(
-    part: Part, results: Mapping[str, Result], reasons: Mapping[str, str], counts: Mapping[str, int]
+    part: Part, results: Mapping[str, Result], reasons: Mapping[str, str], counts: Mapping[str, int], few: bool
 ) -> list[Row]:
     ranked = sorted(results, key=lambda name: float(results[name].median[0]))
     rows = []
@@ -141,11 +145,12 @@ def _rows(
         apart = mine - results[ranked[0]].median
         low, high = _ends(apart)
         place = "wins" if name == ranked[0] else "ties" if low <= 0 else "behind"
-        ends = _ends(mine)
-        rows.append(
-            Row(part.name, name, counts.get(name, len(results[name].theta)), place, results[name].said,
-                float(mine[0]), *ends, results[name].nats, low, high)
-        )  # fmt: skip
+        about = part.name, name, counts.get(name, len(results[name].theta))
+        said, error, nats = results[name].said, float(mine[0]), results[name].nats
+        if few:
+            rows.append(Row(*about, TOO_FEW, said, error, nats=nats))
+        else:
+            rows.append(Row(*about, place, said, error, *_ends(mine), nats, low, high))
     return rows + [Row(part.name, name, counts[name], "not ranked", reason) for name, reason in reasons.items()]
 
 
@@ -158,7 +163,7 @@ def _ends(values: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _verdicts(part: Part, results: Mapping[str, Result], counts: Mapping[str, int]) -> list[Verdict]:
+def _verdicts(part: Part, results: Mapping[str, Result], counts: Mapping[str, int], few: bool) -> list[Verdict]:
     found = []
     for own in (name for name in part.own if name in results):
         allowed = [name for name in NAMES.values() if name in results and counts[name] <= counts[own]]
@@ -166,9 +171,19 @@ def _verdicts(part: Part, results: Mapping[str, Result], counts: Mapping[str, in
             continue
         mine = max(allowed, key=lambda name: counts[name])
         apart = results[mine].median - results[own].median
-        low, high = _ends(apart)
+        low, high = (None, None) if few else _ends(apart)
         value = float(apart[0])
-        verdict = "below" if high < 0 else "above" if low > 0 else "below, may be chance" if value < 0 else "not below"
+        verdict = (
+            TOO_FEW
+            if low is None or high is None
+            else "below"
+            if high < 0
+            else "above"
+            if low > 0
+            else "below, may be chance"
+            if value < 0
+            else "not below"
+        )
         found.append(
             Verdict(part.name, own, counts[own], mine, counts[mine], float(results[own].median[0]),
                     float(results[mine].median[0]), value, low, high, verdict)

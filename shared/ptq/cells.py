@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from shared.errors import BitlawError
 from shared.evaluate.losses import mean, paired
-from shared.files import read_json, replacing, write_json
+from shared.files import read_json, write_json
 from shared.formats.names import beginning
 from shared.model.transformer import token_losses
 from shared.ptq.layers import Matrix
@@ -25,6 +24,8 @@ from shared.ptq.methods import find_method
 from shared.ptq.sequential import Quantized
 from shared.quantize.quantizer import PRESETS, Quantizer, parse_quantizer
 from shared.quantize.sparsegpt import PLAIN_BITS
+from shared.sweep.ledger import read_or_remove, seal, sealed
+from shared.train.state import DamagedFileError, load, save
 
 # Of a batch: tokens, logits, and outputs of the widest layer. As many windows as stay below all, and at least one.
 BATCH_TOKENS = 8192
@@ -151,19 +152,51 @@ def row_of(cell: Cell, made: Quantized, losses_S: Tensor, base_S: Tensor, begun:
 
 @dataclass(frozen=True)
 class Results:
-    """The folder of a run: settings.json, base_losses.npy, and cells/NAME.json, each whole or absent."""
+    """The folder of a run: settings.json, base_losses.safetensors and cells/NAME.json, each whole or absent.
+
+    Each carries a checksum. A damaged cell is named, removed and measured again, as in the ledger. Folders from before
+    2026-11-22 (base_losses.npy, cells without a checksum) are refused in one sentence: nobody can tell whether they are
+    whole, and they may have taken hours, so that they are neither taken nor removed.
+    """
 
     folder: Path
+
+    @property
+    def _base(self) -> Path:
+        return self.folder / "base_losses.safetensors"
+
+    def _file(self, cell: Cell) -> Path:
+        return self.folder / "cells" / f"{cell.file}.json"
+
+    def settings(self) -> dict[str, Any] | None:
+        """What the folder's results are of. Raises BitlawError when it is damaged, or from before checksums."""
+        path = self.folder / "settings.json"
+        if (self.folder / "base_losses.npy").exists():
+            raise BitlawError(
+                f"{self.folder}: holds results from before 2026-11-22, without checksums: choose another --out, or "
+                "remove the folder to measure again"
+            )
+        # `bitlaw decode` and others keep tables here, and settings without a checksum.
+        cells = self._base.exists() or (self.folder / "cells").exists()
+        if not path.exists() and not cells:
+            return None
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise BitlawError(f"{path}: is damaged (it is no object): remove {self.folder}, it is measured again")
+        if ("sha256" in found or cells) and found.pop("sha256", None) != seal(found):
+            raise BitlawError(
+                f"{path}: is damaged (it does not match its checksum): remove {self.folder}, it is measured again"
+            )
+        return found
 
     def check(self, settings: dict[str, Any]) -> None:
         """Raises BitlawError when the folder holds results of other settings, and names the first: never mixed.
 
         NAME_sha256 is told by NAME; names alone make no difference, the same text may lie elsewhere.
         """
-        path = self.folder / "settings.json"
-        if not path.exists():
+        before = self.settings()
+        if before is None:
             return
-        before = read_json(path)
         told = {key: key.removesuffix("_sha256") for key in settings}
         names = {name for key, name in told.items() if name != key}
         for key, name in told.items():
@@ -176,24 +209,25 @@ class Results:
             )
 
     def base(self) -> Tensor | None:
-        """Losses (S,) of the model as it is. Raises BitlawError when the file is damaged."""
-        path = self.folder / "base_losses.npy"
-        if not path.exists():
+        """Losses (S,) of the model as it is. Raises DamagedFileError."""
+        if not self._base.exists():
             return None
-        try:
-            return torch.from_numpy(np.load(path, allow_pickle=False))
-        except (OSError, ValueError, EOFError, TypeError) as error:
-            raise BitlawError(f"{path}: is damaged ({error}): remove it, it is measured again") from error
+        tensors, notes = load(self._base)
+        if "losses" not in tensors or notes != {"settings": seal(self.settings() or {})}:
+            raise DamagedFileError(f"{self._base}: is not of this folder's settings; remove it and run again")
+        return tensors["losses"]
+
+    def keep_settings(self, settings: dict[str, Any]) -> None:
+        write_json(self.folder / "settings.json", sealed(settings))
 
     def keep_base(self, losses_S: Tensor, settings: dict[str, Any]) -> None:
         """The settings go first: no losses stand without them."""
-        write_json(self.folder / "settings.json", settings)
-        with replacing(self.folder / "base_losses.npy") as temporary, temporary.open("wb") as opened:
-            np.save(opened, losses_S.numpy())
+        self.keep_settings(settings)
+        save(self._base, {"losses": losses_S}, {"settings": seal(self.settings() or {})})
 
-    def row(self, cell: Cell) -> dict[str, Any] | None:
-        path = self.folder / "cells" / f"{cell.file}.json"
-        return read_json(path) if path.exists() else None
+    def row(self, cell: Cell, warn: Callable[[str], None]) -> dict[str, Any] | None:
+        """A measured cell; a damaged one, or another's, is named through `warn`, removed and counts as not measured."""
+        return read_or_remove(self._file(cell), ("cell", cell.name), "the cell is measured again", warn)
 
     def keep(self, cell: Cell, row: dict[str, Any]) -> None:
-        write_json(self.folder / "cells" / f"{cell.file}.json", row)
+        write_json(self._file(cell), sealed(row))

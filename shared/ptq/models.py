@@ -7,7 +7,6 @@ import contextlib
 import ctypes
 import hashlib
 import logging
-import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from shared.errors import BitlawError, nearest
 from shared.files import read_json, sha256_file
+from shared.ptq.references import check_references
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # Of a hub repository: configuration, tokenizer, and the weights of the model itself (no other variant of them).
@@ -80,7 +80,7 @@ def find_model(name: str, revision: str = "main", weights: bool = True) -> Sourc
     folder = here if local else _fetched(name, revision, weights)
     if not (folder / "config.json").is_file():
         raise BitlawError(f"{name}: is no model: its folder has no config.json")
-    _check_references(name, folder)
+    check_references(name, folder)
     config = _config(name, folder)
     source = Source(name, folder, config)
     if local or weights:
@@ -192,30 +192,6 @@ def _config(name: str, folder: Path) -> Any:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # a value of the wrong kind
         raise BitlawError(f"{name}: its config.json cannot be used ({_first_line(error)})") from error
-
-
-def _check_references(name: str, folder: Path) -> None:
-    """Raises BitlawError when a file of the folder sends the reader elsewhere: to other folders, models or pickles."""
-    inside = [folder.resolve()]
-    if folder.parent.name == "snapshots":  # the hub's cache keeps the content in a folder beside
-        inside.append(folder.parent.parent.resolve() / "blobs")
-    for path in sorted(folder.iterdir()):
-        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in inside):
-            raise BitlawError(f"{path}: is a link out of the model's folder: put the file itself there")
-    config = read_json(folder / "config.json")
-    if isinstance(config, dict) and config.get("transformers_weights"):
-        raise BitlawError(f"{name}: config.json names its own file of weights: call it model.safetensors")
-    if (folder / "adapter_config.json").exists():
-        # transformers would open the base model that it names, wherever that is (auto_factory.py).
-        raise BitlawError(f"{name}: is an adapter (adapter_config.json): merge it into its model and save that")
-    for index in sorted(folder.glob("*.safetensors.index.json")):
-        found = read_json(index)
-        files = found.get("weight_map") if isinstance(found, dict) else None
-        if not isinstance(files, dict):
-            raise BitlawError(f"{index}: has no weight_map: get the model whole")
-        for file in files.values():
-            if not isinstance(file, str) or not re.fullmatch(r"[\w.-]+\.safetensors", file):
-                raise BitlawError(f"{index}: names {file!r}, which is no .safetensors file beside it")
 
 
 def _check_weights(name: str, folder: Path, local: bool) -> None:

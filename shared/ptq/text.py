@@ -134,14 +134,17 @@ def _hub_parts(name: str) -> dict[str, Iterator[str]]:
 
 
 def encode(documents: Iterable[str], tokenizer: Any) -> Tokens:
-    """Tokens of the documents, each closed by the end-of-text token where the tokenizer has one."""
+    """Tokens of the documents, each closed by the end-of-text token where the tokenizer has one.
+
+    Raises BitlawError when the tokenizer has no token for a piece of the text.
+    """
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     ids: list[int] = []
     read = 0
     for document in documents:
         for start in range(0, len(document), CHUNK_CHARACTERS):
             piece = document[start : start + CHUNK_CHARACTERS]
-            ids += tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
+            ids += token_ids(piece, tokenizer, add_special_tokens=False)
         ids += end
         read += len(document)
         if read >= MOST_CHARACTERS:
@@ -152,7 +155,21 @@ def encode(documents: Iterable[str], tokenizer: Any) -> Tokens:
 def tokens_lead(tokenizer: Any) -> list[int]:
     """The tokens that the tokenizer puts before every text: a model that was trained with them needs them."""
     bos = tokenizer.bos_token_id
-    return [bos] if bos is not None and tokenizer("a", verbose=False)["input_ids"][:1] == [bos] else []
+    return [bos] if bos is not None and token_ids("a", tokenizer)[:1] == [bos] else []
+
+
+def token_ids(text: str, tokenizer: Any, **options: bool) -> list[int]:
+    """Raises BitlawError when the tokenizer refuses the text."""
+    try:
+        return list(tokenizer(text, verbose=False, **options)["input_ids"])
+    except MemoryError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception, as for a word of no vocabulary without [UNK]
+        reason = " ".join(str(error).split())[:160].rstrip(". ")
+        raise BitlawError(
+            f"the model's tokenizer cannot read the text ({reason}): mend its vocabulary, or put the tokenizer "
+            "that the model was trained with into its folder"
+        ) from error
 
 
 def cut(tokens: Tokens, lead: list[int], context: int, calibration: int, evaluation: int, where: str) -> Windows:

@@ -9,12 +9,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from shared.report.conclusion import conclusion
+from shared.report.conclusion import conclusion, disagreements
 from shared.report.explorer.data import Curve, Explorer, data_of
 from shared.report.explorer.scripts import library, policy, scripts
 from shared.report.figures.gallery import Shown
 from shared.report.figures.style import count_label, tokens_label
-from shared.report.prose import Block
+from shared.report.prose import Block, blocks
 from shared.report.provenance import Provenance
 from shared.report.results import Claim, PaperFit, Part
 
@@ -45,6 +45,9 @@ class Paper:
     claims: list[Claim]
     figures: list[Shown]
     deviations: list[Block]
+    words: str  # what replicated, as the README says it
+    rounds: bool = True  # whether its law is fitted to our checkpoints rounded after training, in phases
+    drawn: bool = True  # whether figures of our runs belong to it
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,7 @@ def _provenance(provenance: Provenance) -> dict[str, Any]:
 
 def _paper(paper: Paper) -> dict[str, Any]:
     shown = {"id": paper.id, "title": paper.title, "readme": paper.readme, "deviations": paper.deviations}
-    shown |= {"figures": paper.figures, "missing": _missing(paper), "conclusion": conclusion(paper.claims)}
+    shown |= {"figures": paper.figures, "missing": _missing(paper), **_concluded(paper)}
     if paper.fit is None:
         return {**shown, "law": None, "headings": [], "constants": [], "fits": [], "selection": None}
     names = [name for name, _ in paper.constants]
@@ -200,17 +203,25 @@ def _paper(paper: Paper) -> dict[str, Any]:
     }
 
 
+def _concluded(paper: Paper) -> dict[str, Any]:
+    """A person's words where they agree with the verdicts, else the claims by verdict."""
+    agreed = paper.words and not disagreements(paper.words, paper.claims)
+    return {"words": blocks(paper.words) if agreed else [], "conclusion": "" if agreed else conclusion(paper.claims)}
+
+
 def _missing(paper: Paper) -> list[str]:
     """What the section lacks, in words."""
     if paper.fit is None:
         return [f"Needs runs: reports/{paper.id}/fit.json is not there; `bitlaw replicate fit {paper.id}` writes it."]
     found = {part.phase for part in paper.fit.parts}
     names = {"cooled": "cooled checkpoints", "trunk": "trunk checkpoints"}
-    missing = [f"Needs runs: no fit of {name} yet." for phase, name in names.items() if phase not in found]
+    missing = [
+        f"Needs runs: no fit of {name} yet." for phase, name in names.items() if paper.rounds and phase not in found
+    ]
     missing += [f"Not fitted: {sentence}." for sentence in paper.fit.unfitted]
     if not paper.claims:
         missing.append(f"Needs runs: reports/{paper.id}/claims.json holds no verdict.")
-    if not paper.figures:
+    if paper.drawn and not paper.figures:
         missing.append(f"No figure yet: `bitlaw replicate figures {paper.id}` draws them.")
     return missing
 

@@ -38,9 +38,17 @@ def _create(path: Path, token: str) -> bool:
 def _token(path: Path) -> str | None:
     try:
         value = json.loads(path.read_text())["token"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
     return str(value)
+
+
+def _seen(path: Path) -> tuple[int, bytes] | None:
+    """When a claim was touched and what it says; None when there is none. No two claims have the same."""
+    try:
+        return path.stat().st_mtime_ns, path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def is_stale(path: Path) -> bool:
@@ -56,7 +64,7 @@ def is_stale(path: Path) -> bool:
         pid = int(owner["pid"])
     except FileNotFoundError:
         return False
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         here, pid = False, 0  # cut short or damaged: nobody's, until its owner has had time to touch it
     if not here or not 0 < pid < 2**31:
         return age > STALE_SECONDS
@@ -69,15 +77,17 @@ def is_stale(path: Path) -> bool:
     return age > SUSPENDED_SECONDS
 
 
-def _take_over(path: Path) -> None:
-    """Remove a stale claim. It is moved aside first: whoever moved it holds it alone, and gives a fresh one back."""
-    token = _token(path)
+def _take_over(path: Path, seen: tuple[int, bytes] | None) -> None:
+    """Remove the claim that was `seen` before it was found stale, and no other that somebody made since.
+
+    It is moved aside first: whoever moved it holds it alone, and gives back one that is not what was seen.
+    """
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         path.rename(aside)
     except FileNotFoundError:
         return
-    if _token(aside) != token:
+    if _seen(aside) != seen:
         with contextlib.suppress(FileExistsError):
             os.link(aside, path)
     aside.unlink(missing_ok=True)
@@ -86,8 +96,9 @@ def _take_over(path: Path) -> None:
 @contextlib.contextmanager
 def claimed(path: Path) -> Iterator[bool]:
     """Hold a claim for the block; yields False at once when somebody else holds it."""
+    seen = _seen(path)
     if is_stale(path):
-        _take_over(path)
+        _take_over(path, seen)
     token = secrets.token_hex(8)
     if not _create(path, token):
         yield False

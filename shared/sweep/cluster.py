@@ -30,6 +30,8 @@ RETRIES = 3
 LOOK_SECONDS = 0.5
 CHECK_SECONDS = 120.0
 KNOCK_SECONDS = 10.0
+# Time for a machine that was lost to come back, or for another to be started, before the command gives up.
+ABSENT_SECONDS = 60.0
 
 
 def launch_on_ray(
@@ -72,6 +74,8 @@ def connect(address: str) -> Any:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
         raise no_cluster(address, " ".join(str(error).split())[:300]) from error
+    # `log_to_driver` is about workers; this is what prints the last words of a lost machine's raylet.
+    ray._private.worker._worker_logs_enabled = False
     return ray
 
 
@@ -110,6 +114,15 @@ def machines(ray: Any) -> list[dict[str, Any]]:
     return [found for found in ray.nodes() if found["Alive"]]
 
 
+def able(ray: Any, cpus: int, gpus: int) -> list[dict[str, Any]]:
+    """The machines that are alive and large enough for a task, busy or not."""
+    return [
+        found
+        for found in machines(ray)
+        if found["Resources"].get("CPU", 0) >= cpus and found["Resources"].get("GPU", 0) >= gpus
+    ]
+
+
 def requirements(plan: Plan) -> dict[str, Any]:
     """What each machine must have (shared.sweep.node.check)."""
     return {
@@ -124,12 +137,8 @@ def look_at_machines(ray: Any, required: dict[str, Any], cpus: int, gpus: int) -
     """Ask each machine before anything is trained. Raises BitlawError, naming the machine, for the first refusal."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    able = [
-        found
-        for found in machines(ray)
-        if found["Resources"].get("CPU", 0) >= cpus and found["Resources"].get("GPU", 0) >= gpus
-    ]
-    if not able:
+    found_able = able(ray, cpus, gpus)
+    if not found_able:
         raise BitlawError(f"no machine of the cluster has the {cpus} CPUs and {gpus} GPUs that each run needs")
 
     # Nested, so that it travels as it is: a machine without bitlaw can still answer.
@@ -151,9 +160,9 @@ def look_at_machines(ray: Any, required: dict[str, Any], cpus: int, gpus: int) -
         ray.remote(look)
         .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(found["NodeID"], soft=False))
         .remote(required)
-        for found in able
+        for found in found_able
     ]
-    for found, answer in zip(able, asked, strict=True):
+    for found, answer in zip(found_able, asked, strict=True):
         try:
             refusal = ray.get(answer, timeout=CHECK_SECONDS)
         except ray.exceptions.RayError as error:
@@ -215,6 +224,7 @@ def follow(
     events: list[Event] = []
     error: str | None = None
     deadline: float | None = None
+    seen_able = time.monotonic()
     with watched(plan, reports, say) as take:
 
         def hear() -> None:
@@ -231,6 +241,15 @@ def follow(
                     failure = failure_of(ray, ref)
                     if failure and deadline is None:
                         error = error or f"{label}: {failure}"
+                if ended or able(ray, cpus, gpus):
+                    seen_able = time.monotonic()
+                elif time.monotonic() - seen_able > ABSENT_SECONDS and deadline is None:
+                    # Ray itself would wait for such a machine without a word, and without end.
+                    error = error or (
+                        f"no machine that is left in the cluster has the {cpus} CPUs and {gpus} GPUs that each run "
+                        f"needs, for {ABSENT_SECONDS:g} s: start one with `ray start` and run the command again"
+                    )
+                    break
             except KeyboardInterrupt:
                 deadline = time.monotonic() + 2 * STOP_SECONDS
                 for ref in tasks:

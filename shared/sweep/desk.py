@@ -101,8 +101,8 @@ def within(build: Path, name: str) -> Path:
 
 
 def not_kept(error: OSError) -> BitlawError:
-    reason = f"{error.strerror or error} at {error.filename}"
-    return BitlawError(f"{reason}: what was finished is kept, mend it and run again")
+    where = f" at {error.filename}" if error.filename else ""
+    return BitlawError(f"{error.strerror or error}{where}: what was finished is kept, mend it and run again")
 
 
 def send(call: Call, path: Path, name: str) -> None:
@@ -134,5 +134,5 @@ def step_of(path: Path) -> int:
     try:
         with safe_open(path, framework="np") as opened:
             return int(json.loads((opened.metadata() or {})["notes"])["step"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return -1

@@ -51,7 +51,7 @@ class Ledger:
     def result(self, run_id: str, warn: Callable[[str], None]) -> Result | None:
         """The result of a finished run. A damaged one is named through `warn`, removed, and counts as not finished."""
         path = self.run_folder(run_id) / "result.json"
-        return read_or_remove(path, run_id, "the result", "the run is done again", warn)
+        return read_or_remove(path, ("run_id", run_id), "the run is done again", warn, unsealed=True)
 
     def weights(self, run_id: str) -> dict[str, Tensor]:
         """Raises DamagedFileError."""
@@ -59,7 +59,7 @@ class Ledger:
 
     def losses(self, run_id: str) -> Tensor:
         """Per-sequence validation losses (S,). Raises DamagedFileError."""
-        return self._tensors(run_id, "losses.safetensors")["losses"]
+        return losses_in(self._tensors(run_id, "losses.safetensors"), self.run_folder(run_id) / "losses.safetensors")
 
     def _tensors(self, run_id: str, name: str) -> dict[str, Tensor]:
         path = self.run_folder(run_id) / name
@@ -91,7 +91,7 @@ class Ledger:
 
     def cell(self, run_id: str, cell: str, warn: Callable[[str], None]) -> Result | None:
         path = self.cell_file(run_id, cell)
-        return read_or_remove(path, run_id, "a measurement", "the cell is measured again", warn)
+        return read_or_remove(path, ("run_id", run_id), "the cell is measured again", warn, unsealed=True)
 
     def finish_cell(self, run_id: str, cell: str, row: Result, losses_S: Tensor) -> None:
         """Publish a measurement: per-sequence losses, then the row."""
@@ -104,11 +104,18 @@ class Ledger:
         if not path.exists():
             return None
         try:
-            return load(path)[0]["losses"]
+            return losses_in(load(path)[0], path)
         except DamagedFileError as error:
             warn(f"{error} (removed: the cell is measured again)")
             path.unlink(missing_ok=True)
             return None
+
+
+def losses_in(tensors: dict[str, Tensor], path: Path) -> Tensor:
+    """Raises DamagedFileError when the file is sound and holds something else."""
+    if "losses" not in tensors:
+        raise DamagedFileError(f"{path}: holds no losses; remove it and run again")
+    return tensors["losses"]
 
 
 def checked_id(name: str) -> str:
@@ -128,17 +135,22 @@ def seal(value: Result) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_or_remove(path: Path, run_id: str, what: str, then: str, warn: Callable[[str], None]) -> Result | None:
-    """What a run left in a file, or None. A damaged one, or another run's, is named through `warn` and removed."""
+def read_or_remove(
+    path: Path, owner: tuple[str, str], then: str, warn: Callable[[str], None], unsealed: bool = False
+) -> Result | None:
+    """What was left in a file, or None. A damaged one, or another owner's, is named through `warn` and removed.
+
+    `owner` is a key and what it must say; `unsealed`: files without a checksum are taken as well.
+    """
     if not path.exists():
         return None
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict) or value.get("run_id") != run_id:
-            raise BitlawError(f"it is not {what} of run {run_id}")
-        if "sha256" in value and value.pop("sha256") != seal(value):
+        if not isinstance(value, dict) or value.get(owner[0]) != owner[1]:
+            raise BitlawError(f"it is not of {owner[0].removesuffix('_id')} {owner[1]}")
+        if not (unsealed and "sha256" not in value) and value.pop("sha256", None) != seal(value):
             raise BitlawError("it does not match its checksum")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         warn(f"{path}: is damaged, {error} (removed: {then})")
         path.unlink(missing_ok=True)
         return None

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from sample_corpus import make_corpus
+from simulated_results import write_results
 
 from faults.micro import State, commands, state_of
 
@@ -54,3 +56,13 @@ def copied(golden: Path, tmp_path: Path) -> Callable[[], Path]:
         return Path(shutil.copytree(golden, tmp_path / f"copy{next(count)}"))
 
     return copy
+
+
+@pytest.fixture
+def analysed(tmp_path: Path) -> Path:
+    """Tables and results of a simulated pool, and settings that take seconds."""
+    root = tmp_path / "root"
+    write_results(root)
+    settings = {"n_starts": 4, "n_boot": 20, "seed": 1, "condition_limit": 1e8, "signal_to_noise": 4}
+    (root / "params.yaml").write_text(yaml.safe_dump({"fit": settings}))
+    return root

@@ -2,7 +2,9 @@
 
 import csv
 import hashlib
+import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -60,6 +62,23 @@ def started(words: Sequence[str], root: Path) -> subprocess.Popen[str]:
         words, cwd=root, env=ENVIRONMENT, start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+
+
+# Done before the signal came; stopped by our own words; stopped while Python itself was starting.
+CODES = (0, 130, -signal.SIGINT)
+STOPPED = "bitlaw: stopped; run the same command to resume"
+
+
+def interrupt(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Ctrl-C, and what the command said about it."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode in CODES, f"{process.returncode}\n{out}\n{err}"
+    if process.returncode == 130:
+        assert err.rstrip().endswith(STOPPED), err
+        assert "Traceback" not in err
+    return process.returncode, err
 
 
 def commands(root: Path) -> None:
@@ -145,3 +164,24 @@ def check_whole(root: Path, expected: State) -> None:
     assert found.runs == expected.runs
     assert found.measurements == expected.measurements
     assert found == expected
+
+
+def python(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "replications.cli", *arguments]
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Hashes of what lies in a folder; safetensors writes the keys of its header in any order."""
+
+    def whole(path: Path) -> bytes:
+        data = path.read_bytes()
+        if path.suffix != ".safetensors":
+            return data
+        end = 8 + int.from_bytes(data[:8], "little")
+        return json.dumps(json.loads(data[8:end]), sort_keys=True).encode() + data[end:]
+
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(whole(path)).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }

@@ -1,4 +1,4 @@
-"""`dvc repro` twice at once, and killed in the middle: one of the two refuses or waits, and the results are right."""
+"""`dvc repro` twice at once, plain or of one stage, and killed: one of two refuses or waits, the results are right."""
 
 import hashlib
 import os
@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 from faults.micro import ENVIRONMENT, PATIENCE_SECONDS, ROOT
 
@@ -27,16 +29,20 @@ SKIPPED = (
 )
 # A stage of three commands that take seconds each.
 STAGE = "claims_published"
-OUTS = [f"reports/{paper}/claims.json" for paper in ("compression_laws", "qat_scaling", "capybara_fp")]
-REPRO = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", STAGE]
+PAPERS = ("compression_laws", "qat_scaling", "capybara_fp", "precision_predictor", "comparison")
+OUTS = [f"reports/{paper}/claims.json" for paper in PAPERS]
+REPRO = [sys.executable, "-m", "dvc", "repro"]
+FORCED = [*REPRO, "--force", "--single-item", STAGE]
+# Stages of seconds, five commands: what a plain `dvc repro` goes through where the others are left out.
+CHEAP = (STAGE, "claims_page", "claims_guide")
 REFUSAL = ("is busy", "Unable to acquire lock", "being blocked by", "Failed to acquire")
 
 
-def dvc(root: Path) -> subprocess.Popen[str]:
+def dvc(root: Path, words: Sequence[str] = FORCED) -> subprocess.Popen[str]:
     # The stages call `bitlaw`, which is beside this Python; the tree's own packages come first.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.Popen(
-        REPRO, cwd=root, env=ENVIRONMENT | {"PATH": path, "PYTHONPATH": str(root)}, start_new_session=True, text=True,
+        words, cwd=root, env=ENVIRONMENT | {"PATH": path, "PYTHONPATH": str(root)}, start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
@@ -62,12 +68,30 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_two_repros_at_once(tree: Path, tmp_path: Path) -> None:
-    expected = results(tree)
-    root = Path(shutil.copytree(tree, tmp_path / "root"))
+@pytest.fixture(scope="module")
+def whole_tree(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the stages the cheap ones, and nothing that says they were ever run; and what they make, undisturbed."""
+    root = Path(shutil.copytree(tree, tmp_path_factory.mktemp("whole") / "root"))
+    stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {name: stages[name] for name in CHEAP}}))
+    (root / "dvc.lock").unlink()
+    made = Path(shutil.copytree(root, root.with_name("made")))
+    done = dvc(made, REPRO)
+    out = said(done)
+    assert done.returncode == 0, out
+    return root
+
+
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_two_repros_at_once(whole: bool, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """One stage forced, or all that is to do by a plain `dvc repro`."""
+    source = request.getfixturevalue("whole_tree" if whole else "tree")
+    words = REPRO if whole else FORCED
+    expected = results(source.with_name("made") if whole else source)
+    root = Path(shutil.copytree(source, tmp_path / "root"))
     both = []
     for _ in range(2):
-        both.append(dvc(root))
+        both.append(dvc(root, words))
         time.sleep(0.5)
     outs = [said(process) for process in both]
     assert any(process.returncode == 0 for process in both), outs
@@ -76,10 +100,11 @@ def test_two_repros_at_once(tree: Path, tmp_path: Path) -> None:
         if process.returncode:
             assert any(words in out for words in REFUSAL), out
     assert results(root) == expected
-    after = dvc(root)
+    after = dvc(root, words)
     out = said(after)
     assert after.returncode == 0, out
     assert results(root) == expected
+    assert not whole or "didn't change, skipping" in out
 
 
 @pytest.mark.long

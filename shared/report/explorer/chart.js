@@ -3,14 +3,17 @@
 
 const COLOURS = 8;
 const SYMBOLS = d3.symbolsFill;
+const MANY = 12; // lines, whose numbers may take two columns
 const DIGIT = 7.5; // pixels of a character at 12
 const TICK = 10;
 const TITLE = 22;
+const LINE = 15; // between numbers of lines
+const COLUMN = 20;
 
 // `spec`: {x, y: {label, log, format}, lines: [{id, name, kind, at: [{x, value, low, high}]}], dots: [{x, y, low, high,
 // hue, use, row}], mark: x of the sliders}. Returns the dots that are drawn, in the order of the arrow keys.
 function drawChart(svg, spec, width, height) {
-  const margin = { top: 12, right: 30, bottom: 44 };
+  const margin = { top: 12, right: spec.lines.length > MANY ? 44 : 30, bottom: 44 };
   const tall = height - margin.top - margin.bottom;
   const y = scale(spec.y, [tall, 0]);
   const ys = ticksOf(spec.y, y, 6);
@@ -31,7 +34,8 @@ function drawChart(svg, spec, width, height) {
       .attr("y1", 0).attr("y2", inner.height);
   }
   const dots = drawDots(inside, spec, x, y);
-  spec.lines.forEach((line, k) => drawLine(inside, plot, line, k, x, y, inner));
+  const ends = spec.lines.map((line, k) => drawLine(inside, line, k, x, y, inner)).filter(Boolean);
+  numberLines(plot, ends, inner);
   return dots;
 }
 
@@ -61,7 +65,8 @@ function axes(plot, spec, x, y, inner, ys, left) {
     .attr("y", 14 - left).attr("text-anchor", "middle").text(spec.y.label);
 }
 
-function drawLine(inside, plot, line, k, x, y, inner) {
+// Returns where the line leaves the frame, with its number; undefined where none of it is inside.
+function drawLine(inside, line, k, x, y, inner) {
   const group = inside.append("g").attr("class", `curve hue${k % COLOURS} ${line.kind}`).attr("data-law", line.id);
   const known = (p) => p.value !== null && Number.isFinite(y(p.value));
   const banded = (p) => known(p) && p.low !== undefined && Number.isFinite(y(p.low)) && Number.isFinite(y(p.high));
@@ -73,12 +78,21 @@ function drawLine(inside, plot, line, k, x, y, inner) {
   if (line.single) {
     group.selectAll("circle").data(seen).join("circle").attr("r", 4).attr("cx", (p) => x(p.x)).attr("cy", (p) => y(p.value));
   }
-  // The line's number where it leaves the frame.
   const ends = seen.filter((p) => x(p.x) <= inner.width + 1 && y(p.value) >= 0 && y(p.value) <= inner.height);
   const end = ends[ends.length - 1];
-  if (end) {
-    plot.append("text").attr("class", `number hue${k % COLOURS}`).attr("x", Math.min(x(end.x), inner.width) + 5)
-      .attr("y", y(end.value) + 4).text(line.number);
+  return end && { hue: k % COLOURS, number: line.number, x: Math.min(x(end.x), inner.width) + 5, y: y(end.value) + 4 };
+}
+
+// Numbers at the ends of lines, each at the nearest free height, or a column further where there is none.
+function numberLines(plot, ends, inner) {
+  const placed = [];
+  const free = (at) => placed.every((other) => Math.abs(other.x - at.x) >= COLUMN || Math.abs(other.y - at.y) >= LINE);
+  for (const end of ends.sort((a, b) => a.y - b.y)) {
+    const places = [0, 1].flatMap((column) => d3.range(0, inner.height, 2).flatMap((far) => [far, -far])
+      .map((far) => ({ x: end.x + column * COLUMN, y: end.y + far })));
+    const at = places.find((place) => place.y > 4 && place.y <= inner.height + 2 && free(place)) || end;
+    placed.push(at);
+    plot.append("text").attr("class", `number hue${end.hue}`).attr("x", at.x).attr("y", at.y).text(end.number);
   }
 }
 

@@ -56,6 +56,7 @@ function quantile(sorted, q) {
   const place = q * (sorted.length - 1);
   const below = Math.floor(place);
   const above = Math.min(below + 1, sorted.length - 1);
+  if (sorted[below] === sorted[above]) return sorted[below]; // both may be infinite
   return sorted[below] + (place - below) * (sorted[above] - sorted[below]);
 }
 
