@@ -79,3 +79,18 @@ def test_nothing_to_draw_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_slim_picture_keeps_its_words() -> None:
     svg = '<svg><!-- made --><path d="M 1.23456 2.5"/><text x="3.98765" transform="scale(0.0156)">0.0012</text></svg>'
     assert slim(svg) == '<svg><path d="M 1.23 2.5"/><text x="3.98" transform="scale(0.0156)">0.0012</text></svg>'
+
+
+def test_a_slim_picture_keeps_what_it_refers_to() -> None:
+    svg = (
+        '<svg><style type="text/css">*{a: b}</style><g id="g1"><path id="mark" style="fill: red"/></g>'
+        '<clipPath id="p9"/><use xlink:href="#mark" clip-path="url(#p9)" style="fill: red" transform="rotate(-0 1 2)"/>'
+        '<text style="fill: blue">id="g1"</text></svg>'
+    )
+    assert slim(svg) == (
+        '<svg><style type="text/css">*{a: b}.c0{fill: red}</style><g><path id="n0" class="c0"/></g>'
+        '<clipPath id="n1"/><use xlink:href="#n0" clip-path="url(#n1)" class="c0"/>'
+        '<text style="fill: blue">id="g1"</text></svg>'
+    )
+    classed = '<svg><style>*{a: b}</style><g class="x" style="fill: red"/><g style="fill: red"/></svg>'
+    assert slim(classed) == classed

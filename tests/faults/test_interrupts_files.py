@@ -16,7 +16,8 @@ from sample_corpus import make_corpus
 from test_corpus import make_packages, pin
 from typer.testing import CliRunner
 
-from faults.micro import ENVIRONMENT, PATIENCE_SECONDS, command, content, interrupt, python, started, wait_for
+from faults.micro import ENVIRONMENT, PATIENCE_SECONDS, STOPPED, command, content, interrupt, python, started, wait_for
+from replications import cli
 from replications.commands import ptq
 from shared.corpus import build
 from shared.corpus.load import load_corpus
@@ -66,6 +67,22 @@ def disturb(
     assert content(folder) == after
 
 
+def test_ctrl_c_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wherever it comes; the tests below may also hit Python's own start, which says nothing of ours."""
+    app = typer.Typer()
+
+    @app.command()
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr("sys.argv", ["bitlaw"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == f"{STOPPED}\n"
+
+
 @pytest.mark.parametrize("times", [3, pytest.param(8, marks=pytest.mark.long)])
 def test_ctrl_c_while_fitting(analysed: Path, times: int) -> None:
     words = python("replicate", "fit", "undertrained_qid", "--reports", "reports")
@@ -106,7 +123,7 @@ def test_ctrl_c_while_building_data_from_wheels(tmp_path: Path, monkeypatch: pyt
     root.mkdir()
     with monkeypatch.context() as there:
         there.chdir(root)
-        make_packages(40)
+        make_packages(600)
         build.build_data()
         pin()
         files = content(build.DATA)
