@@ -25,7 +25,7 @@ test: $(READY)  ## all tests but the slow ones
 	python -m pytest
 
 test-faults: $(READY)  ## kills workers and nodes, fills disks, flips bits, presses Ctrl-C: under half an hour
-	python -m pytest -m "faults or slow" tests/faults tests/test_security.py tests/test_ray.py
+	python -m pytest -rs -m "faults or slow" tests/faults tests/test_security.py tests/test_ray.py
 
 regenerate: $(READY)  ## all analysis stages again, from the tables in git
 	dvc repro --quiet --force --single-item $(ANALYSIS)

@@ -33,6 +33,8 @@ from shared.files import read_json, write_json
 from shared.laws.chinchilla import LAW
 from shared.laws.fit import Fit, fit, predicted
 from shared.laws.settings import HeldOut, Params, Published, Selection, read_settings
+from shared.ptq.cells import Cell as PtqCell
+from shared.ptq.cells import Results
 from shared.report import goldens, metrics, page
 from shared.report.compared import KINDS, read_rows
 from shared.report.evidence import read_seen
@@ -43,7 +45,7 @@ from shared.report.refits import read_refits
 from shared.report.results import read_claims, read_fit
 from shared.sweep.claim import is_stale
 from shared.sweep.kept import kept
-from shared.sweep.ledger import Ledger
+from shared.sweep.ledger import Ledger, sealed
 from shared.sweep.spec import Run, RunSpec
 from shared.yaml_file import read_yaml
 
@@ -516,3 +518,29 @@ def test_ledger_and_claim(tmp_path: Path, data: st.DataObject) -> None:
     claim = tmp_path / "claim"
     claim.write_bytes(data.draw(bytes_like(b'{"host": "elsewhere", "pid": 1, "token": "t"}')))
     assert is_stale(claim) is False
+
+
+PTQ_CELL = PtqCell("rtn", "INT4", "8")
+PTQ_ROW: dict[str, Any] = {"cell": PTQ_CELL.name, "loss": 2.5, "delta": 0.01, "delta_se": 0.001, "weights": 64}
+PTQ_SETTINGS: dict[str, Any] = {"context": 32, "head": False, "text": "a", "text_sha256": "0" * 64}
+
+
+@fuzz
+@given(data=st.data())
+def test_cells_and_settings_of_ptq(tmp_path: Path, data: st.DataObject) -> None:
+    """A damaged cell is told, removed and counts as not measured; damaged settings are one sentence."""
+    told: list[str] = []
+    results = Results(tmp_path)
+    results.keep(PTQ_CELL, PTQ_ROW)
+    results.keep_settings(PTQ_SETTINGS)
+    for path, value in (
+        (tmp_path / f"cells/{PTQ_CELL.file}.json", PTQ_ROW),
+        (tmp_path / "settings.json", PTQ_SETTINGS),
+    ):
+        trees = trees_like(sealed(value)).map(lambda tree: json.dumps(tree).encode())
+        path.write_bytes(data.draw(bytes_like(path.read_bytes()) | trees))
+    row = results.row(PTQ_CELL, told.append)
+    assert row in (None, PTQ_ROW)
+    assert (row is None) == bool(told)
+    assert all(sentence.isprintable() for sentence in told)
+    assert outcome(results.settings) in (None, PTQ_SETTINGS)

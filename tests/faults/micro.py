@@ -74,6 +74,8 @@ def interrupt(process: subprocess.Popen[str]) -> tuple[int, str]:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE_SECONDS)
+    if process.returncode == 1 and "Fatal Python error: init_import_site" in err:
+        return -signal.SIGINT, err  # Python's own start, before anything of ours is imported
     assert process.returncode in CODES, f"{process.returncode}\n{out}\n{err}"
     if process.returncode == 130:
         assert err.rstrip().endswith(STOPPED), err
