@@ -31,3 +31,9 @@ def nearest(word: str, known: list[str]) -> str:
 
     close = difflib.get_close_matches(word, known, n=1)
     return f", did you mean '{close[0]}'?" if close else ""
+
+
+def not_kept(error: OSError) -> BitlawError:
+    """What a full disk or a folder that cannot be written says of a sweep; some errors know no file."""
+    where = f" at {error.filename}" if error.filename else ""
+    return BitlawError(f"{error.strerror or error}{where}: what was finished is kept, mend it and run again")

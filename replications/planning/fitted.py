@@ -47,7 +47,7 @@ def ours(reports: Path) -> tuple[list[View], dict[str, str]]:
     try:
         clean = Fit.from_json(base["fit"])
         errors = {str(name): float(value) for name, value in base["errors"].items()}
-    except (KeyError, TypeError, AttributeError, BitlawError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BitlawError(f"{path}: is not what `{COMMAND}` writes ({error}); run it again") from error
     found: list[View] = []
     without: dict[str, str] = {}

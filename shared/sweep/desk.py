@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from shared.errors import BitlawError
+from shared.errors import BitlawError, not_kept
 from shared.files import replacing
 from shared.sweep.claim import is_stale
 from shared.sweep.events import Event
@@ -98,11 +98,6 @@ def within(build: Path, name: str) -> Path:
     if len(parts) < 3 or parts[0] not in ("runs", "trunks") or ".." in parts:
         raise BitlawError(f"{name!r} names no file of a run or a trunk")
     return build / name
-
-
-def not_kept(error: OSError) -> BitlawError:
-    where = f" at {error.filename}" if error.filename else ""
-    return BitlawError(f"{error.strerror or error}{where}: what was finished is kept, mend it and run again")
 
 
 def send(call: Call, path: Path, name: str) -> None:

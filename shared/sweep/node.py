@@ -24,7 +24,7 @@ from typing import Any
 
 import shared
 from shared.corpus.load import load_corpus
-from shared.errors import BitlawError
+from shared.errors import BitlawError, not_kept
 from shared.files import write_text
 from shared.sweep.desk import Call, fetch, send, step_of
 from shared.sweep.events import STOP_SECONDS, Event, environment, parse
@@ -201,10 +201,7 @@ def work(required: dict[str, Any], order: dict[str, Any], call: Call) -> None:
         variables = environment(order["settings"], order["launcher"]) | {"PYTHONPATH": str(PACKAGE.parent)}
         run(errand, [sys.executable, "-P", *order["command"], str(plan_file)], variables, root)
     except OSError as error:
-        reason = f"{error.strerror or error} at {error.filename}"
-        raise BitlawError(
-            f"{socket.gethostname()}: {reason}: what was finished is kept, mend it and run again"
-        ) from error
+        raise BitlawError(f"{socket.gethostname()}: {not_kept(error)}") from error
 
 
 def run(errand: Errand, command: list[str], variables: dict[str, str], root: Path) -> None:

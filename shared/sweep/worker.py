@@ -20,7 +20,7 @@ import torch
 import torch._dynamo
 
 from shared.corpus.load import Corpus, load_corpus, verify
-from shared.errors import BitlawError
+from shared.errors import BitlawError, not_kept
 from shared.evaluate.calibrate import calibration_text
 from shared.evaluate.losses import evaluator, mean, validation_windows
 from shared.evaluate.ptq import Cell, measure_losses
@@ -286,8 +286,7 @@ def main(arguments: Iterable[str]) -> int:
         say({"error": str(error)})
         return 2
     except OSError as error:
-        reason = f"{error.strerror or error} at {error.filename}"
-        say({"error": f"{reason}: what was finished is kept, mend it and run again"})
+        say({"error": str(not_kept(error))})
         return 2
     finally:
         leave(world)
