@@ -72,7 +72,7 @@ def small_disk(folder: Path, kib: int) -> Iterator[Callable[[int], None]]:
 
 
 # KiB: before the first state of a trunk, among the first results, near the end (all of it takes about 5,500).
-@pytest.mark.parametrize("kib", [700, 2500, *(pytest.param(kib, marks=pytest.mark.long) for kib in (1500, 3700, 4700))])
+@pytest.mark.parametrize("kib", [700, *(pytest.param(kib, marks=pytest.mark.long) for kib in (1500, 2500, 3700, 4700))])
 def test_a_disk_that_fills_up(expected: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kib: int) -> None:
     root = tmp_path / "disk"
     with small_disk(root, kib) as resize:

@@ -83,13 +83,13 @@ def test_ctrl_c_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert capsys.readouterr().err == f"{STOPPED}\n"
 
 
-@pytest.mark.parametrize("times", [3, pytest.param(8, marks=pytest.mark.long)])
+@pytest.mark.parametrize("times", [2, pytest.param(8, marks=pytest.mark.long)])
 def test_ctrl_c_while_fitting(analysed: Path, times: int) -> None:
     words = python("replicate", "fit", "undertrained_qid", "--reports", "reports")
     disturb(words, analysed / "reports", analysed, seed=times, times=times)
 
 
-@pytest.mark.parametrize("times", [3, pytest.param(8, marks=pytest.mark.long)])
+@pytest.mark.parametrize("times", [2, pytest.param(8, marks=pytest.mark.long)])
 def test_ctrl_c_while_reporting(analysed: Path, times: int) -> None:
     (analysed / "reports" / "index.html").write_text("an older page\n")
     disturb(python("report", "--reports", "reports"), analysed / "reports", analysed, seed=times, times=times)
