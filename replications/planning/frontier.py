@@ -120,7 +120,7 @@ def _curves(cases: Sequence[Case], budget: Budget) -> tuple[list[Curve], float |
         found += [(case, ends)] if ends else []
         if not ends:
             at = np.array([best])
-            past = _ended(best, float(_tokens(case, at)[0]), budget) or past
+            past = _ended(best, float(_tokens(case, at, target)[0]), budget) or past
     if not found:
         return [], min(lowest) if lowest else None, past
     tops = [ends[0] for _, ends in found]
@@ -142,16 +142,15 @@ def _size(case: Case, target: float, least: float) -> float:
     return least_size(case, target, least) if case.budget.trained else least_training(case, target) or least
 
 
-def _tokens(case: Case, N: Array) -> Array:
+def _tokens(case: Case, N: Array, target: float | None) -> Array:
     """D (n,) of sizes: all that the budget allows, or as few as reach the target where nothing bounds them."""
-    target = case.budget.target_loss
     return case.best_tokens(N) if case.budget.trained or target is None else case.tokens_to_reach(N, target)
 
 
 def _curve(case: Case, N: Array, budget: Budget) -> Curve:
     """What a case makes of sizes (n,): those that reach the target, with a finite loss, inside the search."""
     target = budget.target_loss
-    D = _tokens(case, N)
+    D = _tokens(case, N, target)
     N, D = N[~np.isnan(D)], D[~np.isnan(D)]
     loss = case.loss(N, D)
     kept = np.isfinite(loss) & ((loss <= target) if target is not None else np.full(loss.shape, True))
@@ -290,7 +289,7 @@ def _least_target(case: Case, start: float) -> float | None:
 
     def inside(target: float) -> bool:
         at = np.array([_size(case, target, least)])
-        D = case.best_tokens(at) if case.budget.trained else case.tokens_to_reach(at, target)
+        D = _tokens(case, at, target)
         return bool(case.loss(at, D)[0] <= target * (1 + 1e-9)) and not _ended(float(at[0]), float(D[0]), case.budget)
 
     at = np.array([least])
