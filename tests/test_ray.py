@@ -248,7 +248,8 @@ def raylets(address: str) -> int:
 
 
 @contextlib.contextmanager
-def two_nodes(tmp_path: Path, cpus: tuple[int, int] = (1, 1)) -> Iterator[Nodes]:
+def two_nodes(tmp_path: Path, cpus: tuple[int, ...] = (1, 1)) -> Iterator[Nodes]:
+    """One node for each of `cpus`, at most two."""
     # Its sockets' names have at most 107 characters.
     temporary = Path(tempfile.mkdtemp(prefix="bitlaw-"))
     # As docs/cluster.md starts it: who has no token is no part of the cluster.
@@ -270,7 +271,7 @@ def two_nodes(tmp_path: Path, cpus: tuple[int, int] = (1, 1)) -> Iterator[Nodes]
     processes = []
     try:
         roles = (["--head", "--port", str(port), "--include-dashboard=false"], ["--address", address])
-        for folder, role, count in zip(folders, roles, cpus, strict=True):
+        for folder, role, count in zip(folders, roles, cpus, strict=False):
             processes.append(
                 subprocess.Popen(
                     [*start, "--num-cpus", str(count), *role], cwd=folder, env=environment, start_new_session=True,
@@ -279,7 +280,7 @@ def two_nodes(tmp_path: Path, cpus: tuple[int, int] = (1, 1)) -> Iterator[Nodes]
             )  # fmt: skip
         deadline = time.monotonic() + 180
         with mock.patch.dict(os.environ, authority):
-            while raylets(address) < 2:
+            while raylets(address) < len(cpus):
                 assert time.monotonic() < deadline, "the cluster did not start"
             yield Nodes(address, tmp_path / "launcher", folders, processes)
     finally:
@@ -293,6 +294,25 @@ def two_nodes(tmp_path: Path, cpus: tuple[int, int] = (1, 1)) -> Iterator[Nodes]
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_without_the_cluster_s_token_the_command_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    another = tmp_path / "token"
+    another.write_text(secrets.token_hex(32))
+    with two_nodes(tmp_path, cpus=(1,)) as nodes:
+        for path in (another, tmp_path / "absent", None):
+            if path:
+                monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+            else:
+                monkeypatch.delenv("RAY_AUTH_MODE")
+            started = time.monotonic()
+            done = bitlaw(nodes.root, "train", "micro", "--executor", "ray", "--address", nodes.address)
+            assert done.returncode == 2, done.stderr
+            assert "copy ~/.ray/auth_token" in done.stderr
+            assert len(done.stderr.strip().splitlines()) == 1
+            assert time.monotonic() - started < 90
 
 
 @needs_ray

@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +32,9 @@ RETRIES = 3
 LOOK_SECONDS = 0.5
 CHECK_SECONDS = 120.0
 KNOCK_SECONDS = 10.0
+ANSWER_SECONDS = 60.0
+# In a process of its own: without a token file Ray aborts the process that asks.
+ASK = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
 # Time for a machine that was lost to come back, or for another to be started, before the command gives up.
 ABSENT_SECONDS = 60.0
 
@@ -80,7 +85,7 @@ def connect(address: str) -> Any:
 
 
 def knock(address: str) -> None:
-    """Raises BitlawError when nobody listens at the address: Ray itself would try for three minutes."""
+    """Raises BitlawError when nobody listens at the address or takes our token: Ray itself would try for minutes."""
     if address == "auto":
         # Where `ray start` notes the head's address; without the note Ray says at once that there is no cluster.
         noted = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
@@ -92,6 +97,19 @@ def knock(address: str) -> None:
         socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
     except (OSError, ValueError) as error:
         raise no_cluster(address, str(error)) from error
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", ASK, address], capture_output=True, text=True, timeout=ANSWER_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise no_cluster(address, f"no word in {ANSWER_SECONDS:g} s") from error
+    if asked.returncode and "token" in asked.stderr:
+        raise BitlawError(
+            f"--address {address}: the cluster does not take this machine's token: copy ~/.ray/auth_token from the "
+            "machine of `ray start --head` and export RAY_AUTH_MODE=token"
+        )
+    if asked.returncode:
+        raise no_cluster(address, asked.stderr.strip().splitlines()[-1][:300] if asked.stderr.strip() else "no reason")
 
 
 def no_cluster(address: str, reason: str) -> BitlawError:
