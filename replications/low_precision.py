@@ -14,13 +14,14 @@ import pandas as pd
 from scipy.stats import t as student
 
 from replications.compressed import VIEWS, View, Widths, compression_of
+from replications.copying import read_comparable
 from replications.design_compressed import noise_of, training_noise
 from replications.papers import EVIDENCE, HELD_OUT, find
 from replications.trained import CORPUS, MIN_STEPS, MIN_TOKENS_PER_PARAMETER, TOKENS_PER_STEP, held_out
 from shared.errors import BitlawError
 from shared.laws import study
 from shared.laws.settings import HeldOut, read_settings
-from shared.laws.tables import RUNS, read_table
+from shared.laws.tables import RUNS
 from shared.quantize.training import FORWARD, ROLES
 from shared.report.compared import read_rows
 from shared.report.evidence import read_seen
@@ -164,7 +165,7 @@ def material(paper: str, reports: Path) -> Trained:
     runs, trained = reports / "runs.csv", reports / "comparison" / "trained.json"
     table = pd.DataFrame(columns=COLUMNS)
     if runs.exists():
-        table = cells(read_table(runs, RUNS), read_settings(HELD_OUT, HeldOut))
+        table = cells(read_comparable(runs, RUNS), read_settings(HELD_OUT, HeldOut))
     forms = [targets(fields) for fields in table["fields"]]
     table = table.assign(form=[form for form, _ in forms], targets=[where for _, where in forms])
     quantized = table["how"] != ""

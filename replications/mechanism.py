@@ -3,6 +3,7 @@
 kurtosis  of what each product reads (Chen et al., arXiv 2505.14302: the input of FC2), on 64 validation windows
 change    of the weights to the trunk's next horizon, relative and squared as `relative_mse` of measurements.csv
           (Ouyang et al., arXiv 2411.17691, Figure 12)
+copying   what a repeated half of a window is easier by, in nats (replications/copying.py)
 second    delta of rounding to nearest on the validation part of another corpus (their Figure 8), at the longest D
 """
 
@@ -17,7 +18,7 @@ from replications.pool import Expected
 from shared.corpus.load import load_corpus
 from shared.evaluate.losses import evaluator, paired, validation_windows
 from shared.evaluate.ptq import Cell, measure_losses
-from shared.evaluate.statistics import input_kurtosis, weight_change
+from shared.evaluate.statistics import copying, input_kurtosis, weight_change
 from shared.model import Decoder
 from shared.sweep.ledger import Ledger
 from shared.sweep.spec import Run
@@ -49,7 +50,7 @@ def jobs(want: Expected, ledger: Ledger, have: set[tuple[str, ...]], warn: Calla
     found = []
     for run in here.values():
         spec, after = run.spec, None
-        wanted = ["kurtosis"] if spec.cooled else []
+        wanted = ["copying", *(["kurtosis"] if spec.cooled else [])]
         if spec == spec.base:
             after = here.get(replace(spec, tokens=2 * spec.tokens).run_id) if not spec.cooled else None
             wanted += ["change"] if after else []
@@ -71,8 +72,10 @@ def measure(job: Job, ledger: Ledger, root: Path) -> list[dict[str, Any]]:
     model = low_precision(spec.shape, spec.recipe.precision, spec.recipe.sparsity)
     model.load_state_dict(weights)
     values: dict[tuple[str, str], tuple[float, float | None]] = {}
+    windows_ST = validation_windows(load_corpus(run.corpus, root).val, spec.context, WINDOWS * spec.context)
+    if "copying" in job.quantities:
+        values["copying", "validation"] = copying(model, windows_ST), None
     if "kurtosis" in job.quantities:
-        windows_ST = validation_windows(load_corpus(run.corpus, root).val, spec.context, WINDOWS * spec.context)
         values |= {("kurtosis", of): (value, None) for of, value in input_kurtosis(model, windows_ST).items()}
     if "change" in job.quantities and job.after is not None:
         change = weight_change(weights, ledger.weights(job.after.spec.run_id))

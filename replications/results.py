@@ -7,9 +7,10 @@ from types import ModuleType
 
 import pandas as pd
 
-from replications import low_precision, trained
+from replications import copying, low_precision, trained
 from replications.comparison import corpora, decay, derived, elasticities, evidence, inside, orders, own
 from replications.comparison import figures as comparison_figures
+from replications.copying import read_comparable
 from replications.explorer.explorer import explorer
 from replications.papers import EVIDENCE, GUIDE, HELD_OUT, HERE, PAPERS, REFITS, Paper, all_published, find
 from replications.unified import results as unified
@@ -108,11 +109,12 @@ def compare(reports: Path) -> list[Path]:
     write_json(ordered, orders.judge(runs) if runs.exists() else [])
     write_json(target.parent / "decay.json", decays(reports))
     write_json(target.parent / "corpora.json", of_corpora(reports))
+    write_json(target.parent / "copying.json", of_copying(runs) if runs.exists() else [])
     phases = phase_points(FIRST, reports)
     with style.theme():
         drawn = comparison_figures.draw(read_rows(target), phases["cooled"], phases["trunk"])
         written = [target, derivations, reports / EVIDENCE, ordered]
-        written += [target.parent / name for name in ("decay.json", "corpora.json")]
+        written += [target.parent / name for name in ("decay.json", "corpora.json", "copying.json")]
         return [*written, *write_gallery(target.parent, drawn)]
 
 
@@ -121,7 +123,7 @@ def _of_the_pool(reports: Path, fitted: list[PaperFit]) -> tuple[list[dict[str, 
     rows = _selected(FIRST, reports)
     if rows is None:
         return [], {}
-    runs = read_table(reports / "runs.csv", {**RUNS, "loss_se": "maybe"})
+    runs = read_comparable(reports / "runs.csv", {**RUNS, "loss_se": "maybe"})
     mine = own.fit_own(rows, trained.unquantized(runs, read_settings(HELD_OUT, HeldOut)))
     sizes = sorted({float(N) for N in rows.loc[rows["use"] == FITTED_ROWS, "N"]})
     tables = reports / "runs.csv", reports / "measurements.csv"
@@ -132,7 +134,7 @@ def _of_the_pool(reports: Path, fitted: list[PaperFit]) -> tuple[list[dict[str, 
         fitted,
         mine,
         pool=read_pool(*tables),
-        rates=read_table(rates, RUNS) if rates.exists() else None,
+        rates=read_comparable(rates, RUNS) if rates.exists() else None,
     )
     seen |= inside.collect(inside.read_statistics(reports / "statistics.csv"), cells_of(tables[1]))
     return own.derived_rows(mine, sizes), seen
@@ -161,11 +163,16 @@ def of_corpora(reports: Path) -> list[dict[str, object]]:
     if not all((folder / name).exists() for folder in folders.values() for name in ("runs.csv", "measurements.csv")):
         return []
     rules = read_settings(HELD_OUT, HeldOut)
-    runs = {name: read_table(folder / "runs.csv", RUNS) for name, folder in folders.items()}
+    runs = {name: read_comparable(folder / "runs.csv", RUNS) for name, folder in folders.items()}
     compressed = {name: low_precision.cells(table, rules, corpus=name) for name, table in runs.items()}
     plain = {name: set(table.loc[table["base_run_id"] == "", "run_id"]) for name, table in runs.items()}
     cells = {name: cells_of(folder / "measurements.csv") for name, folder in folders.items()}
     return corpora.judge({name: table[table["run_id"].isin(plain[name])] for name, table in cells.items()}, compressed)
+
+
+def of_copying(runs: Path) -> list[dict[str, object]]:
+    """How many runs of each size and horizon copy from their context, and which are left out for it (copying.py)."""
+    return copying.counted(read_table(runs, RUNS), copying.read_copying(runs.with_name(copying.STATISTICS)))
 
 
 def fits(reports: Path) -> list[PaperFit]:
@@ -188,8 +195,9 @@ def write_report(reports: Path) -> Path:
     rows, pairs, views = (
         read_rows(reports / COMPARISON / f"{name}.json") for name in ("elasticities", "orders", "trained")
     )
-    implied, measured, decayed, english = (
-        read_rows(reports / COMPARISON / f"{name}.json") for name in ("derived", "methods", "decay", "corpora")
+    implied, measured, decayed, english, copies = (
+        read_rows(reports / COMPARISON / f"{name}.json")
+        for name in ("derived", "methods", "decay", "corpora", "copying")
     )
     write_json(reports / "metrics.json", metrics.flat_metrics(list(found.values()), judged, source))
     metrics.write_plots(reports / "plots", list(found.values()), phase_points(FIRST, reports))
@@ -199,6 +207,7 @@ def write_report(reports: Path) -> Path:
         page.render(
             shown, source, rows, pairs, views, read_gallery(reports / COMPARISON), explorer(reports),
             derived=implied, chinchilla=_chinchilla(reports), methods=measured, decay=decayed, corpora=english,
+            copying=copies,
             tournament=unified.report_rows(reports), tournament_figures=read_gallery(reports / unified.FOLDER),
         ),
     )  # fmt: skip

@@ -8,13 +8,14 @@ import pandas as pd
 
 from replications import papers
 from replications.compressed import VIEWS, View, compression_of, rows_of
+from replications.copying import read_comparable
 from replications.papers import FITS, HELD_OUT, PAPERS, Paper
 from shared.errors import BitlawError
 from shared.files import read_json, sha256_file, write_json
 from shared.laws.fit import Fit, fit
 from shared.laws.law import Law
 from shared.laws.settings import FitSettings, HeldOut, Params, Published, read_settings
-from shared.laws.tables import RUNS, one_version, read_table
+from shared.laws.tables import RUNS, one_version
 
 CORPUS = "python"
 MIN_STEPS, TOKENS_PER_STEP = 500, 4096  # as in the papers' experiment.yaml
@@ -24,8 +25,9 @@ ENDS = ("value", "low", "high", "loo_low", "loo_high")
 
 
 def runs_of(path: Path) -> pd.DataFrame:
-    """runs.csv with numbers where views and fits want them. Raises BitlawError for a bad table."""
-    return read_table(path, {**RUNS, "d_model": "positive", "d_ff": "positive", "sparsity": "error"})
+    """runs.csv without mixed runs (copying.py), with numbers where views and fits want them. Raises BitlawError for a
+    bad table."""
+    return read_comparable(path, {**RUNS, "d_model": "positive", "d_ff": "positive", "sparsity": "error"})
 
 
 def usable(runs: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,8 @@ def statistics(
     build: BuildFolder = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Kurtosis of what products read, change of weights to the next horizon, and delta on a second text.
+    """Copying from the context, kurtosis of what products read, change of weights to the next horizon, and delta on a
+    second text.
 
     Of the checkpoints at hand that reports/statistics.csv lacks; Ctrl-C loses one checkpoint at most.
     """

@@ -11,7 +11,8 @@ them.
 - `pool/past/...`    the same past our own D_crit (K3d, G13)
 - `pool/equal_NP/...` losses at equal N P (G14b)
 - `pool/pairs/...`   low-precision runs of the same seed, one against the other (C7b, C8e, G9b, G10b)
-- `pool/trained/...` exponents and multipliers of low-precision training (quantized.py, multipliers.py)
+- `pool/trained/...` exponents, multipliers and pairs of low-precision training (quantized.py, multipliers.py,
+  beside.py)
 - `pool/methods/...` other methods of rounding, `pool/further/...` rounding of low-precision runs (rounded.py)
 """
 
@@ -23,7 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from replications.comparison import drawn, multipliers, quantized, rounded
+from replications.comparison import beside, drawn, multipliers, quantized, rounded
 from replications.comparison.own import GROUP_SIZE, PHASE, Own
 from replications.kumar_precision.law import LAW as EXPONENTIAL
 from replications.low_precision import cells, of_paper
@@ -102,6 +103,7 @@ def _trained(runs: pd.DataFrame, own: Own, rates: pd.DataFrame | None) -> Eviden
         return {}
     every = drawn.draw(table[table["how"] != ""])
     found = {**quantized.chen(every, own.clean), **quantized.sun(every, own.clean)}
+    found |= {**beside.one_bit(every), **beside.formats(every)}
     if own.clean is not None:
         found |= {**multipliers.frantar(every, own.clean), **multipliers.kumar(every, own.clean)}
     if rates is not None:

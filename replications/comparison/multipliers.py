@@ -6,6 +6,7 @@ the same loss, from each delta and Chinchilla's law on our unquantized runs,
 and what Frantar et al. and Kumar et al. say of it. Names begin with `pool/trained/frantar/` and `pool/trained/kumar/`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,7 +116,7 @@ def kumar(drawn: Drawn, base: Fit) -> Evidence:
         return {}
     table = tables["Eq. 4"]
     mine = multipliers(drawn.of(table[table["use"] != SHORT]), base)
-    found = {**_independent(mine), **_most_sensitive(mine)}
+    found = {**_independent(mine), **_most_sensitive(mine), **_one_at_a_time(mine)}
     shares = {x: some for x in STREAMS if (some := share_of(mine.only(_alone(mine.cells.table, x)), x)) is not None}
     if "w" in shares:
         here = mine.cells.table[_alone(mine.cells.table, "w")]
@@ -194,32 +195,77 @@ class Share:
 def share_of(mine: Multipliers, stream: str) -> Share | None:
     """Eq. 3's factor of one stream with the bias of Appendix K: least squares of the deltas of cells that cut it alone
     (fitted ones), for the measured deltas and for draws. None where there are not two widths and three cells."""
+    found = shares_of(mine, (stream,))
+    return found[stream] if found else None
+
+
+def shares_of(mine: Multipliers, streams: Sequence[str]) -> dict[str, Share]:
+    """The factors of several streams at once, from cells that cut any of them. Nothing where a stream has not two
+    widths, or cells are not more than constants."""
     mine = mine.only((mine.cells.table["use"] == FITTED).to_numpy())
-    bits = mine.cells.table[STREAMS[stream]].to_numpy(float)
-    if len(bits) < 3 or len(np.unique(bits)) < 2:
-        return None
+    bits = {x: mine.cells.table[STREAMS[x]].to_numpy(float) for x in streams}
+    cut = {x: width < WIDE for x, width in bits.items()}
+    if len(mine.cells.table) <= 2 * len(streams) or any(len(np.unique(bits[x][cut[x]])) < 2 for x in streams):
+        return {}
     sd = mine.cells.table["sd"].to_numpy(float)
-    lowest = bits.min()
+    lowest = {x: bits[x].min() for x in streams}
 
-    def split(theta: Array) -> tuple[float, float]:
-        """gamma, and n from what is lost at the lowest width: in (0, 1), so that f is above zero at every cell."""
-        gamma, lost = float(np.exp(theta[0])), float(1 / (1 + np.exp(-theta[1])))
-        return gamma, float(np.log(lost) + lowest / gamma)
+    def split(theta: Array) -> Array:
+        """(streams, 2) gamma, and n from what is lost at the lowest width: in (0, 1), so that f is above zero at every
+        cell."""
+        gamma, lost = np.exp(theta[::2]), 1 / (1 + np.exp(-theta[1::2]))
+        return np.stack([gamma, np.log(lost) + np.array(list(lowest.values())) / gamma], axis=-1)
 
-    found, start = [], np.array([0.0, -1.0])
+    found, start = [], np.tile([0.0, -1.0], len(streams))
+    ends_of = [np.tile(end, len(streams)) for end in ([np.log(0.1), -12.0], [np.log(20.0), 8.0])]
     for k in range(1 + min(N_SOLVED, len(mine.eff) - 1)):
 
         def off(theta: Array, k: int = k) -> Array:
-            gamma, bias = split(theta)
-            f = np.maximum(1 - np.exp(-bits / gamma + bias), EDGE)
+            f = np.ones(len(sd))
+            for x, (gamma, bias) in zip(streams, split(theta), strict=True):
+                f = f * np.where(cut[x], np.maximum(1 - np.exp(-bits[x] / gamma + bias), EDGE), 1.0)
             return np.asarray((mine.term[k] * (f ** -mine.alpha[k] - 1) - mine.cells.delta[k]) / sd)
 
-        solved = least_squares(off, start, bounds=([np.log(0.1), -12.0], [np.log(20.0), 8.0]), x_scale=1.0)
+        solved = least_squares(off, start, bounds=ends_of, x_scale=1.0)
         start = solved.x if k == 0 else start
         found.append(split(solved.x))
-    gamma, bias = np.array(found).T
-    note = f"gamma_{stream} = {gamma[0]:.3g}, n_{stream} = {bias[0]:.3g} on {len(bits)} cells"
-    return Share(gamma, bias, note)
+    values = np.array(found)
+    return {
+        x: Share(gamma, bias, f"gamma_{x} = {gamma[0]:.3g}, n_{x} = {bias[0]:.3g} on {len(sd)} cells")
+        for x, (gamma, bias) in zip(streams, values.transpose(1, 2, 0), strict=True)
+    }
+
+
+def _one_at_a_time(mine: Multipliers) -> Evidence:
+    """Mean relative error on joint cells of factors that were fitted to one stream at a time over that of factors
+    fitted to all cells together. Scored are joint cells clear of the noise at horizons where not every stream was cut
+    alone; neither fit sees those horizons."""
+    table = mine.cells.table
+    alone = {x: _alone(table, x) for x in STREAMS}
+    whole = set.intersection(*({*table.loc[some, "D"]} for some in alone.values()))
+    joint = (table[list(STREAMS.values())] < WIDE).sum(axis=1) > 1
+    scored = joint & ~table["D"].isin(whole) & (table["use"] == FITTED) & (table["delta"] > 2 * table["sd"])
+    before = mine.only(table["D"].isin(whole).to_numpy())
+    apart = {x: share_of(before.only(_alone(before.cells.table, x)), x) for x in STREAMS}
+    together = shares_of(before, tuple(STREAMS))
+    if not scored.any() or not together or None in apart.values():
+        return {}
+    hidden = mine.only(scored.to_numpy())
+    n = min(1 + N_SOLVED, len(mine.eff))
+    truth, errors = hidden.cells.delta[:n], []
+    for shares in (apart, together):
+        f = np.ones(truth.shape)
+        for x, column in STREAMS.items():
+            bits, share = hidden.cells.table[column].to_numpy(float), shares[x]
+            f = f * np.where(bits < WIDE, np.maximum(share.at(bits), EDGE), 1.0) if share else f
+        predicted = hidden.term[:n] * (f ** -hidden.alpha[:n, None] - 1)
+        errors.append(np.mean(np.abs(predicted / truth - 1), axis=-1))
+    note = f"relative errors {errors[0][0]:.2g} and {errors[1][0]:.2g} on {truth.shape[1]} joint cells"
+    return {
+        "pool/trained/kumar/one_at_a_time": seen(
+            ratio(errors[0], errors[1]), hidden.cells.table, note=note, by_law=True
+        )
+    }
 
 
 def _additive(mine: Multipliers) -> Evidence:

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from replications.compressed import compression_of
+from replications.copying import read_comparable
 from shared.laws.means import half_width
-from shared.laws.tables import RUNS, read_table
+from shared.laws.tables import RUNS
 
 FLOATS = ("weights", "weights_backward", "activations_backward")  # P2, P4 and P6 of Sun et al.
 
@@ -83,7 +84,7 @@ def judge(runs: Path) -> list[dict[str, object]]:
 
     Raises BitlawError for a bad table.
     """
-    table = read_table(runs, RUNS)
+    table = read_comparable(runs, RUNS)
     table = table[table["cooled"].astype(bool) & ~table["diverged"].astype(bool)].copy()
     table["delta"] = pd.to_numeric(table["delta"], errors="coerce")
     return [asdict(seen) for order in ORDERS for seen in _judged(order, table)]

@@ -15,6 +15,7 @@ from replications import trained
 from replications.capybara_fp.law import LAW as SUN
 from replications.compressed import VIEWS, Widths
 from replications.compression_laws.law import GROUPED, effective_parameters
+from replications.copying import read_comparable
 from replications.kumar_precision import law as kumar
 from replications.low_precision import cells, of_view
 from replications.papers import HELD_OUT, find
@@ -32,7 +33,7 @@ from shared.laws.noise import NO_NOISE, SeedNoise, seed_noise
 from shared.laws.settings import HeldOut, Selection, read_settings
 from shared.laws.study import CELL, FITTED, select
 from shared.laws.study import HELD_OUT as HIDDEN
-from shared.laws.tables import RUNS, read_pool, read_table
+from shared.laws.tables import RUNS, read_pool
 
 BASE = "base"
 ERROR_COLUMNS = (INPUT, *STREAMS.values())
@@ -84,7 +85,7 @@ def read(reports: Path) -> Pool:
     for name in ("runs.csv", "measurements.csv"):
         if not (reports / name).exists():
             raise BitlawError(f"{reports / name}: there is no such table; `bitlaw train` and `bitlaw measure` write it")
-    runs = read_table(reports / "runs.csv", RUNS)
+    runs = read_comparable(reports / "runs.csv", RUNS)
     rules = read_settings(HELD_OUT, HeldOut)
     base = unquantized(runs, rules)
     table = with_errors(cells(runs, rules))

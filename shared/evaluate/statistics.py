@@ -1,4 +1,5 @@
-"""What a checkpoint is like inside: kurtosis of what its products read, and how far its weights have moved.
+"""What a checkpoint is like inside: kurtosis of what its products read, how far its weights have moved, and whether it
+copies from its context.
 
 Shape letters: S windows, T positions, B windows of a batch, I inputs of a product.
 """
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from shared.evaluate.losses import BATCH_SEQUENCES
 from shared.model import Decoder
-from shared.model.transformer import Block, Linear
+from shared.model.transformer import Block, Linear, token_losses
 from shared.quantize.training import PRODUCTS
 
 
@@ -56,3 +57,23 @@ def weight_change(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[s
             parts[key][0] += change
             parts[key][1] += norm
     return {key: change / norm for key, (change, norm) in parts.items()}
+
+
+@torch.no_grad()
+def copying(model: Decoder, windows_ST: Tensor) -> float:
+    """Nats per token by which the second half of a window is easier than the first when it is the first once more: what
+    a model gains by copying from its context.
+
+    Models learn this within few steps, as heads of two layers join (induction heads, Olsson et al., arXiv 2209.11895).
+    Each half is predicted from its second token on, so that both have the same targets.
+    """
+    half = windows_ST.shape[1] // 2
+    twice_ST = windows_ST[:, :half].repeat(1, 2)
+    device = model.lm_head.weight.device
+    first, second = 0.0, 0.0
+    for windows_BT in twice_ST.split(BATCH_SEQUENCES):
+        windows_BT = windows_BT.to(device)
+        losses_BT = token_losses(model(windows_BT[:, :-1], torch.float32), windows_BT[:, 1:])
+        first += float(losses_BT[:, : half - 1].double().sum())
+        second += float(losses_BT[:, half:].double().sum())
+    return (first - second) / (len(twice_ST) * (half - 1))

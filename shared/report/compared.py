@@ -64,6 +64,18 @@ class _Corpora(_Interval):
 
 
 @dataclass(frozen=True)
+class _Copying:
+    size: str
+    tokens: float
+    unquantized: int
+    unquantized_copy: int
+    low_precision: int
+    low_precision_copy: int
+    unknown: int
+    left_out: list[str]
+
+
+@dataclass(frozen=True)
 class _Order(_Interval):
     statement: str
     size: str
@@ -139,6 +151,7 @@ KINDS: dict[str, tuple[Any, str | None, str]] = {
     "orders": (list[_Order], None, "replicate compare"),
     "decay": (list[_Decay], None, "replicate compare"),
     "corpora": (list[_Corpora], None, "replicate compare"),
+    "copying": (list[_Copying], None, "replicate compare"),
     "methods": (_Methods, "rows", "replicate methods"),
     "trained": (_Trained, "views", "replicate trained"),
 }

@@ -78,6 +78,7 @@ def render(
     methods: Sequence[Mapping[str, Any]] = (),
     decay: Sequence[Mapping[str, Any]] = (),
     corpora: Sequence[Mapping[str, Any]] = (),
+    copying: Sequence[Mapping[str, Any]] = (),
     tournament: Mapping[str, Any] | None = None,
     tournament_figures: Sequence[Shown] = (),
 ) -> str:
@@ -123,6 +124,7 @@ def render(
         method_names=list(dict.fromkeys(name for row in methods if row["winner"] for name in row["methods"])),
         decay=_decay(decay),
         corpora=[{**row, "words": CORPORA[row["quantity"]], "found": _estimate(row)} for row in corpora],
+        copying=copying,
         untrained=[view for view in trained if not view["parameters"]],
         trained=[{**view, "constants": _trained(view)} for view in trained if view["parameters"]],
         orders=[{**row, "difference": _estimate(row)} for row in orders if row["value"] is not None],

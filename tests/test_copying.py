@@ -1,0 +1,106 @@
+"""Copying from the context: measured on models that do and do not, and what follows for pairs of runs."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from simulated_low_precision import M1, of_multiplier, write_runs
+from torch import Tensor, nn
+
+from replications.copying import COPIES, comparable, counted, mixed, read_comparable, read_copying
+from shared.errors import BitlawError
+from shared.evaluate.statistics import copying
+from shared.laws.tables import RUNS, read_table
+from shared.model import Decoder, Shape
+
+VOCABULARY, HALF = 64, 16
+WINDOWS_ST = torch.randint(0, VOCABULARY, (5, 2 * HALF + 1), generator=torch.Generator().manual_seed(0))
+W2, W3 = {"weights": "INT2@channel"}, {"weights": "INT3@channel"}
+
+
+class Copier(nn.Module):
+    """Puts `sure` nats of logit on what followed the last place with the same token, else is uniform."""
+
+    def __init__(self, sure: float) -> None:
+        super().__init__()
+        self.lm_head = nn.Linear(1, 1)
+        self.sure = sure
+
+    def forward(self, tokens_BT: Tensor, dtype: torch.dtype) -> Tensor:
+        logits_BTV = torch.zeros(*tokens_BT.shape, VOCABULARY, dtype=dtype)
+        for b, row in enumerate(tokens_BT.tolist()):
+            for t, token in enumerate(row):
+                before = [s for s in range(t) if row[s] == token]
+                if before:
+                    logits_BTV[b, t, row[before[-1] + 1]] = self.sure
+        return logits_BTV
+
+
+def test_who_copies_gains_all_that_is_new_and_who_does_not_gains_nothing() -> None:
+    distinct_ST = torch.stack([torch.randperm(VOCABULARY)[: 2 * HALF + 1] for _ in range(5)])
+    gain = copying(Copier(50.0), distinct_ST)  # type: ignore[arg-type]
+    assert gain == pytest.approx(np.log(VOCABULARY), rel=1e-6)
+    assert copying(Copier(0.0), distinct_ST) == pytest.approx(0.0, abs=1e-6)  # type: ignore[arg-type]
+
+
+def test_a_model_before_training_does_not_copy() -> None:
+    model = Decoder(Shape(2, 32, 64, 16, VOCABULARY, 2 * HALF))
+    model.initialise(1)
+    assert abs(copying(model.eval(), WINDOWS_ST)) < COPIES / 2
+
+
+def pool(folder: Path) -> pd.DataFrame:
+    """Base runs, and two compressions of each."""
+    return read_table(write_runs(folder / "runs.csv", [W2, W3], lambda spec: of_multiplier(spec, 0.8)), RUNS)
+
+
+def write_statistics(folder: Path, gain: "pd.Series[float]") -> None:
+    columns = {"size": "S", "n_blocks": 1, "tokens": 1, "cooled": True, "seed": 1, "weights": "none"}
+    table = pd.DataFrame({"run_id": gain.index, "value": gain.to_numpy()}).assign(
+        **columns, activations="none", quantity="copying", of="validation"
+    )
+    table.to_csv(folder / "statistics.csv", index=False)
+
+
+@given(st.lists(st.floats(-0.2, 1.2), min_size=2, max_size=2))
+def test_a_run_is_mixed_when_its_base_run_is_on_the_other_side(gains: list[float]) -> None:
+    runs = pd.DataFrame({"run_id": ["base", "own", "stranger"], "base_run_id": ["", "base", "absent"]})
+    found = mixed(runs, pd.Series(gains, index=["base", "own"]))
+    assert found.tolist() == [False, (gains[0] > COPIES) != (gains[1] > COPIES), False]
+
+
+def test_mixed_runs_are_left_out_and_named_and_others_stay(tmp_path: Path) -> None:
+    runs = pool(tmp_path)
+    assert len(comparable(runs, tmp_path)) == len(runs)  # nothing is measured
+    gain = pd.Series(0.05, index=runs["run_id"])
+    one = runs[(runs["size"] == "S") & (runs["tokens"] == 8 * M1) & (runs["weights"] == "INT2@channel")].iloc[0]
+    gain[one["run_id"]] = 0.6
+    both = runs[(runs["size"] == "M") & (runs["tokens"] == 8 * M1)]
+    gain[both["run_id"]] = 1.1  # base and compressed runs alike
+    write_statistics(tmp_path, gain)
+    assert read_copying(tmp_path / "statistics.csv").to_dict() == pytest.approx(gain.to_dict())
+    kept = read_comparable(tmp_path / "runs.csv", RUNS)
+    assert set(runs["run_id"]) - set(kept["run_id"]) == {one["run_id"]}
+    table = {(row["size"], row["tokens"]): row for row in counted(runs, gain)}
+    row = table["S", 8.0 * M1]
+    assert row["left_out"] == ["weights=INT2@channel, seed 1"]
+    assert (row["unquantized"], row["unquantized_copy"], row["low_precision"], row["low_precision_copy"]) == (
+        3,
+        0,
+        2,
+        1,
+    )
+    assert table["M", 8.0 * M1]["left_out"] == []
+    assert table["M", 8.0 * M1]["unquantized_copy"] == 3
+    assert sum(int(str(row["unknown"])) for row in table.values()) == 0
+
+
+def test_a_bad_cell_of_the_statistics_is_named(tmp_path: Path) -> None:
+    runs = pool(tmp_path)
+    write_statistics(tmp_path, pd.Series(["much"], index=runs["run_id"][:1]))
+    with pytest.raises(BitlawError, match=r"statistics.csv.*value"):
+        read_comparable(tmp_path / "runs.csv", RUNS)
