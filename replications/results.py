@@ -8,7 +8,7 @@ from types import ModuleType
 import pandas as pd
 
 from replications import copying, low_precision, trained
-from replications.comparison import corpora, decay, derived, elasticities, evidence, inside, orders, own
+from replications.comparison import copied, corpora, decay, derived, elasticities, evidence, inside, orders, own
 from replications.comparison import figures as comparison_figures
 from replications.copying import read_comparable
 from replications.explorer.explorer import explorer
@@ -22,7 +22,7 @@ from shared.laws.study import FITTED as FITTED_ROWS
 from shared.laws.study import select
 from shared.laws.tables import MEASUREMENTS, RUNS, Kind, read_pool, read_table
 from shared.report import goldens, metrics, page
-from shared.report.compared import read_rows
+from shared.report.compared import read_copying, read_rows
 from shared.report.conclusion import WORDS
 from shared.report.evidence import read_seen
 from shared.report.figures import style
@@ -109,7 +109,9 @@ def compare(reports: Path) -> list[Path]:
     write_json(ordered, orders.judge(runs) if runs.exists() else [])
     write_json(target.parent / "decay.json", decays(reports))
     write_json(target.parent / "corpora.json", of_corpora(reports))
-    write_json(target.parent / "copying.json", of_copying(runs) if runs.exists() else [])
+    write_json(
+        target.parent / "copying.json", of_copying(reports) if runs.exists() else {"counted": [], "explained": []}
+    )
     phases = phase_points(FIRST, reports)
     with style.theme():
         drawn = comparison_figures.draw(read_rows(target), phases["cooled"], phases["trunk"])
@@ -170,9 +172,20 @@ def of_corpora(reports: Path) -> list[dict[str, object]]:
     return corpora.judge({name: table[table["run_id"].isin(plain[name])] for name, table in cells.items()}, compressed)
 
 
-def of_copying(runs: Path) -> list[dict[str, object]]:
-    """How many runs of each size and horizon copy from their context, and which are left out for it (copying.py)."""
-    return copying.counted(read_table(runs, RUNS), copying.read_copying(runs.with_name(copying.STATISTICS)))
+def of_copying(reports: Path) -> dict[str, object]:
+    """`counted`: how many runs of each size and horizon copy from their context, and which are left out for it
+    (copying.py); `explained`: what rounding adds to those that do (comparison/copied.py)."""
+    runs = read_table(reports / "runs.csv", RUNS)
+    gain = copying.read_copying(reports / copying.STATISTICS)
+    plain = runs.loc[runs["base_run_id"] == "", ["run_id", "trunk_id"]]
+    measured = reports / "measurements.csv"
+    cells = (
+        cells_of(measured).drop(columns="trunk_id", errors="ignore").merge(plain, on="run_id")
+        if measured.exists()
+        else None
+    )
+    explained = [] if cells is None else copied.explain(cells, gain)
+    return {"counted": copying.counted(runs, gain), "explained": explained}
 
 
 def fits(reports: Path) -> list[PaperFit]:
@@ -195,9 +208,8 @@ def write_report(reports: Path) -> Path:
     rows, pairs, views = (
         read_rows(reports / COMPARISON / f"{name}.json") for name in ("elasticities", "orders", "trained")
     )
-    implied, measured, decayed, english, copies = (
-        read_rows(reports / COMPARISON / f"{name}.json")
-        for name in ("derived", "methods", "decay", "corpora", "copying")
+    implied, measured, decayed, english = (
+        read_rows(reports / COMPARISON / f"{name}.json") for name in ("derived", "methods", "decay", "corpora")
     )
     write_json(reports / "metrics.json", metrics.flat_metrics(list(found.values()), judged, source))
     metrics.write_plots(reports / "plots", list(found.values()), phase_points(FIRST, reports))
@@ -207,7 +219,7 @@ def write_report(reports: Path) -> Path:
         page.render(
             shown, source, rows, pairs, views, read_gallery(reports / COMPARISON), explorer(reports),
             derived=implied, chinchilla=_chinchilla(reports), methods=measured, decay=decayed, corpora=english,
-            copying=copies,
+            copying=read_copying(reports / COMPARISON / "copying.json"),
             tournament=unified.report_rows(reports), tournament_figures=read_gallery(reports / unified.FOLDER),
         ),
     )  # fmt: skip

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from simulated_low_precision import M1, of_multiplier, write_runs
 from torch import Tensor, nn
 
+from replications.comparison.copied import explain
 from replications.copying import COPIES, comparable, counted, mixed, read_comparable, read_copying
 from shared.errors import BitlawError
 from shared.evaluate.statistics import copying
@@ -104,3 +105,37 @@ def test_a_bad_cell_of_the_statistics_is_named(tmp_path: Path) -> None:
     write_statistics(tmp_path, pd.Series(["much"], index=runs["run_id"][:1]))
     with pytest.raises(BitlawError, match=r"statistics.csv.*value"):
         read_comparable(tmp_path / "runs.csv", RUNS)
+
+
+def rounded(growth: float) -> tuple[pd.DataFrame, "pd.Series[float]"]:
+    """Cells of six trunks by a known law: larger models copy, from some horizon on."""
+    rows, gain = [], {}
+    for k, N in enumerate((1e5, 1e5, 2e5, 3e5, 4e5, 7e5)):
+        for D in (8e6, 16e6, 32e6):
+            run = f"{k}-{D:g}"
+            gain[run] = 1.0 if N * D > 4e12 else 0.05
+            delta = 0.1 * (D / 1e7) ** 0.5 * (N / 3e5) ** -0.2 * np.exp(growth * gain[run])
+            known = {"run_id": run, "trunk_id": str(k), "n_blocks": N, "tokens": D, "cooled": True, "method": "rtn"}
+            rows.append(known | {"format": "INT3", "group_size": "channel", "delta": delta})
+    return pd.DataFrame(rows), pd.Series(gain)
+
+
+def test_exponents_are_told_apart_from_what_copying_adds() -> None:
+    cells, gain = rounded(0.5)
+    (row,) = explain(cells, gain)
+    assert (row["phase"], row["format"], row["cells"], row["trunks"]) == ("cooled", "INT3", 18, 6)
+    found = row["with_copying"]
+    assert isinstance(found, dict)
+    for name, value in {"slope_D": 0.5, "slope_N": -0.2, "growth": 0.5}.items():
+        assert found[name]["value"] == pytest.approx(value, abs=1e-9)
+    without = row["without"]
+    assert isinstance(without, dict)
+    assert without["slope_N"]["value"] > 0  # what copying adds looks as if size did
+    assert float(str(row["rms_with"])) < 1e-9 < float(str(row["rms_without"]))
+
+
+def test_nothing_is_explained_where_nobody_copies_more_or_trunks_are_few() -> None:
+    cells, gain = rounded(0.5)
+    assert explain(cells, gain * 0 + 0.05) == []
+    assert explain(cells[cells["trunk_id"].isin(["0", "5"])], gain) == []
+    assert explain(cells.assign(group_size="8"), gain) == []

@@ -64,7 +64,7 @@ class _Corpora(_Interval):
 
 
 @dataclass(frozen=True)
-class _Copying:
+class _Counted:
     size: str
     tokens: float
     unquantized: int
@@ -73,6 +73,31 @@ class _Copying:
     low_precision_copy: int
     unknown: int
     left_out: list[str]
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class _Explained:
+    phase: str
+    format: str
+    cells: int
+    trunks: int
+    without: dict[str, _Estimate]
+    with_copying: dict[str, _Estimate]
+    rms_without: float
+    rms_with: float
+
+
+@dataclass(frozen=True)
+class _Copying:
+    counted: list[_Counted]
+    explained: list[_Explained]
 
 
 @dataclass(frozen=True)
@@ -151,10 +176,18 @@ KINDS: dict[str, tuple[Any, str | None, str]] = {
     "orders": (list[_Order], None, "replicate compare"),
     "decay": (list[_Decay], None, "replicate compare"),
     "corpora": (list[_Corpora], None, "replicate compare"),
-    "copying": (list[_Copying], None, "replicate compare"),
     "methods": (_Methods, "rows", "replicate methods"),
     "trained": (_Trained, "views", "replicate trained"),
 }
+
+
+def read_copying(path: Path) -> dict[str, Any]:
+    """`counted` and `explained` of copying.json, both empty where the file is not there. Raises as `read_rows`."""
+    if not path.exists():
+        return {"counted": [], "explained": []}
+    values = read_json(path)
+    check(_Copying, values, path, "comparison of copying", ADVICE.format("replicate compare"))
+    return dict(values)
 
 
 def read_rows(path: Path) -> list[Any]:

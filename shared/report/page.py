@@ -78,7 +78,7 @@ def render(
     methods: Sequence[Mapping[str, Any]] = (),
     decay: Sequence[Mapping[str, Any]] = (),
     corpora: Sequence[Mapping[str, Any]] = (),
-    copying: Sequence[Mapping[str, Any]] = (),
+    copying: Mapping[str, Any] | None = None,
     tournament: Mapping[str, Any] | None = None,
     tournament_figures: Sequence[Shown] = (),
 ) -> str:

@@ -1,0 +1,81 @@
+"""What rounding adds to models that copy from their context (replications/copying.py), and what that does to the
+exponents of N and D. Found after the rows were seen: no claim is judged by it, and held-out cells are among its rows.
+
+    ln delta = c + slope_D ln D + slope_N ln N [+ growth x copying],   copying in nats per token
+
+Least squares on unquantized runs rounded to nearest, per channel; intervals by leaving out each trunk (jackknife,
+Student's t), since the checkpoints of one trunk are one path.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from replications.copying import COPIES
+from replications.trained import MIN_STEPS, MIN_TOKENS_PER_PARAMETER, TOKENS_PER_STEP
+from shared.laws.law import Array
+
+FORMATS = ("INT4", "INT3", "INT2")
+GROUP_SIZE = "channel"
+LEAST_TRUNKS = 4
+TERMS = ("slope_D", "slope_N", "growth")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Explained:
+    """`without` and `with_copying`: the terms by name, and rms, the standard deviation of what is left of ln delta."""
+
+    phase: str
+    format: str
+    cells: int
+    trunks: int
+    without: dict[str, Estimate]
+    with_copying: dict[str, Estimate]
+    rms_without: float
+    rms_with: float
+
+
+def explain(cells: pd.DataFrame, gain: "pd.Series[float]") -> list[dict[str, object]]:
+    """`cells`: rows of unquantized runs with run_id, trunk_id, n_blocks, tokens, cooled, method, format, group_size and
+    delta (nats per token). Nothing for a phase and format with too few trunks, or where all copy or none.
+    """
+    D, N = cells["tokens"].astype(float), cells["n_blocks"].astype(float)
+    used = (cells["method"] == "rtn") & (cells["group_size"] == GROUP_SIZE) & (cells["delta"] > 0)
+    used &= (D >= MIN_STEPS * TOKENS_PER_STEP) & (D >= MIN_TOKENS_PER_PARAMETER * N)
+    cells = cells.assign(copying=cells["run_id"].map(gain), D=D, N=N)[used].dropna(subset=["copying"])
+    found = []
+    for cooled in (True, False):
+        for form in FORMATS:
+            some = cells[(cells["cooled"] == cooled) & (cells["format"] == form)]
+            if some["trunk_id"].nunique() >= LEAST_TRUNKS and (some["copying"] > COPIES).nunique() == 2:
+                found.append(asdict(_explained("cooled" if cooled else "trunk", form, some)))
+    return found
+
+
+def _explained(phase: str, form: str, some: pd.DataFrame) -> Explained:
+    columns = [np.ones(len(some)), np.log(some["D"] / some["D"].mean()), np.log(some["N"] / some["N"].mean())]
+    target, trunk = np.log(some["delta"].to_numpy(float)), some["trunk_id"].to_numpy(str)
+    plain, rms = _fitted(np.stack(columns, axis=-1), target, trunk)
+    more, rms_more = _fitted(np.stack([*columns, some["copying"]], axis=-1), target, trunk)
+    return Explained(phase, form, len(some), len(set(trunk)), plain, more, rms, rms_more)
+
+
+def _fitted(x: Array, y: Array, trunk: Array) -> tuple[dict[str, Estimate], float]:
+    solved = np.linalg.lstsq(x, y, rcond=None)[0]
+    trunks = np.unique(trunk)
+    without = np.array([np.linalg.lstsq(x[trunk != one], y[trunk != one], rcond=None)[0] for one in trunks])
+    n = len(trunks)
+    se = np.sqrt((n - 1) / n * np.sum((without - without.mean(axis=0)) ** 2, axis=0))
+    half = student.ppf(0.975, n - 1) * se
+    rms = float(np.sqrt(np.sum((y - x @ solved) ** 2) / (len(y) - x.shape[1])))
+    estimates = zip(TERMS, solved[1:], half[1:], strict=False)
+    return {name: Estimate(float(v), float(v - h), float(v + h)) for name, v, h in estimates}, rms
