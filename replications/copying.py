@@ -80,6 +80,14 @@ def counted(runs: pd.DataFrame, gain: "pd.Series[float]") -> list[dict[str, obje
     return [asdict(one) for one in found]
 
 
+def low_precision(runs: pd.DataFrame, gain: "pd.Series[float]") -> pd.DataFrame:
+    """size, gain, delta and whether it is mixed, of cooled low-precision runs that did not diverge."""
+    some = runs[runs["cooled"].astype(bool) & ~runs["diverged"].astype(bool) & (runs["base_run_id"] != "")]
+    delta = pd.to_numeric(some["delta"], errors="coerce")
+    found = some[["size"]].assign(gain=some["run_id"].map(gain), delta=delta, mixed=mixed(some, gain))
+    return found.dropna(subset=["gain", "delta"])
+
+
 def name_of(row: dict[str, object]) -> str:
     fields = compression_of(row)
     return ", ".join([*(f"{name}={value}" for name, value in sorted(fields.items())), f"seed {row['seed']}"])

@@ -8,7 +8,18 @@ from types import ModuleType
 import pandas as pd
 
 from replications import copying, low_precision, trained
-from replications.comparison import copied, corpora, decay, derived, elasticities, evidence, inside, orders, own
+from replications.comparison import (
+    copied,
+    copied_figure,
+    corpora,
+    decay,
+    derived,
+    elasticities,
+    evidence,
+    inside,
+    orders,
+    own,
+)
 from replications.comparison import figures as comparison_figures
 from replications.copying import read_comparable
 from replications.explorer.explorer import explorer
@@ -109,12 +120,11 @@ def compare(reports: Path) -> list[Path]:
     write_json(ordered, orders.judge(runs) if runs.exists() else [])
     write_json(target.parent / "decay.json", decays(reports))
     write_json(target.parent / "corpora.json", of_corpora(reports))
-    write_json(
-        target.parent / "copying.json", of_copying(reports) if runs.exists() else {"counted": [], "explained": []}
-    )
     phases = phase_points(FIRST, reports)
     with style.theme():
-        drawn = comparison_figures.draw(read_rows(target), phases["cooled"], phases["trunk"])
+        values, copying_drawn = of_copying(reports)
+        write_json(target.parent / "copying.json", values)
+        drawn = [*comparison_figures.draw(read_rows(target), phases["cooled"], phases["trunk"]), copying_drawn]
         written = [target, derivations, reports / EVIDENCE, ordered]
         written += [target.parent / name for name in ("decay.json", "corpora.json", "copying.json")]
         return [*written, *write_gallery(target.parent, drawn)]
@@ -172,20 +182,19 @@ def of_corpora(reports: Path) -> list[dict[str, object]]:
     return corpora.judge({name: table[table["run_id"].isin(plain[name])] for name, table in cells.items()}, compressed)
 
 
-def of_copying(reports: Path) -> dict[str, object]:
+def of_copying(reports: Path) -> tuple[dict[str, object], Drawing]:
     """`counted`: how many runs of each size and horizon copy from their context, and which are left out for it
-    (copying.py); `explained`: what rounding adds to those that do (comparison/copied.py)."""
-    runs = read_table(reports / "runs.csv", RUNS)
+    (copying.py); `explained`: what rounding adds to those that do (comparison/copied.py). And the figure of both."""
+    if not all((reports / name).exists() for name in ("runs.csv", "measurements.csv")):
+        none = pd.DataFrame(columns=["size", "gain", "delta", "mixed", "copying", "left"])
+        return {"counted": [], "explained": []}, copied_figure.draw(none, none)
     gain = copying.read_copying(reports / copying.STATISTICS)
-    plain = runs.loc[runs["base_run_id"] == "", ["run_id", "trunk_id"]]
-    measured = reports / "measurements.csv"
-    cells = (
-        cells_of(measured).drop(columns="trunk_id", errors="ignore").merge(plain, on="run_id")
-        if measured.exists()
-        else None
-    )
-    explained = [] if cells is None else copied.explain(cells, gain)
-    return {"counted": copying.counted(runs, gain), "explained": explained}
+    runs = read_table(reports / "runs.csv", {**RUNS, "n_layer": "positive"})
+    plain = runs.loc[runs["base_run_id"] == "", ["run_id", "trunk_id", "n_layer"]]
+    cells = cells_of(reports / "measurements.csv").drop(columns="trunk_id", errors="ignore").merge(plain, on="run_id")
+    values: dict[str, object] = {"counted": copying.counted(runs, gain), "explained": copied.explain(cells, gain)}
+    left = copied.what_is_left(cells, gain, copied_figure.FORMAT)
+    return values, copied_figure.draw(copying.low_precision(runs, gain), left)
 
 
 def fits(reports: Path) -> list[PaperFit]:

@@ -110,12 +110,20 @@ def test_a_bad_cell_of_the_statistics_is_named(tmp_path: Path) -> None:
 def rounded(growth: float) -> tuple[pd.DataFrame, "pd.Series[float]"]:
     """Cells of six trunks by a known law: larger models copy, from some horizon on."""
     rows, gain = [], {}
-    for k, N in enumerate((1e5, 1e5, 2e5, 3e5, 4e5, 7e5)):
+    for k, (N, layers) in enumerate(zip((1e5, 1e5, 2e5, 3e5, 4e5, 7e5), (2, 2, 1, 3, 4, 4), strict=True)):
         for D in (8e6, 16e6, 32e6):
             run = f"{k}-{D:g}"
             gain[run] = 1.0 if N * D > 4e12 else 0.05
             delta = 0.1 * (D / 1e7) ** 0.5 * (N / 3e5) ** -0.2 * np.exp(growth * gain[run])
-            known = {"run_id": run, "trunk_id": str(k), "n_blocks": N, "tokens": D, "cooled": True, "method": "rtn"}
+            known = {
+                "run_id": run,
+                "trunk_id": str(k),
+                "n_layer": layers,
+                "n_blocks": N,
+                "tokens": D,
+                "cooled": True,
+                "method": "rtn",
+            }
             rows.append(known | {"format": "INT3", "group_size": "channel", "delta": delta})
     return pd.DataFrame(rows), pd.Series(gain)
 
@@ -131,7 +139,12 @@ def test_exponents_are_told_apart_from_what_copying_adds() -> None:
     without = row["without"]
     assert isinstance(without, dict)
     assert without["slope_N"]["value"] > 0  # what copying adds looks as if size did
-    assert float(str(row["rms_with"])) < 1e-9 < float(str(row["rms_without"]))
+    assert (
+        float(str(row["rms_with_copying"])) < 1e-9 < float(str(row["rms_with_layers"])) < float(str(row["rms_without"]))
+    )
+    layers = row["with_layers"]
+    assert isinstance(layers, dict)
+    assert set(layers) == {"slope_D", "slope_N", "slope_layers"}
 
 
 def test_nothing_is_explained_where_nobody_copies_more_or_trunks_are_few() -> None:

@@ -90,8 +90,10 @@ class _Explained:
     trunks: int
     without: dict[str, _Estimate]
     with_copying: dict[str, _Estimate]
+    with_layers: dict[str, _Estimate]
     rms_without: float
-    rms_with: float
+    rms_with_copying: float
+    rms_with_layers: float
 
 
 @dataclass(frozen=True)
