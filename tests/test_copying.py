@@ -139,9 +139,8 @@ def test_exponents_are_told_apart_from_what_copying_adds() -> None:
     without = row["without"]
     assert isinstance(without, dict)
     assert without["slope_N"]["value"] > 0  # what copying adds looks as if size did
-    assert (
-        float(str(row["rms_with_copying"])) < 1e-9 < float(str(row["rms_with_layers"])) < float(str(row["rms_without"]))
-    )
+    assert float(str(row["rms_with_copying"])) < 1e-9 < float(str(row["rms_with_layers"]))
+    assert float(str(row["rms_without"])) > 0.1
     layers = row["with_layers"]
     assert isinstance(layers, dict)
     assert set(layers) == {"slope_D", "slope_N", "slope_layers"}

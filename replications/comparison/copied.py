@@ -51,8 +51,9 @@ class Explained:
 
 
 def explain(cells: pd.DataFrame, gain: "pd.Series[float]") -> list[dict[str, object]]:
-    """`cells`: rows of unquantized runs with run_id, trunk_id, n_layer, n_blocks, tokens, cooled, method, format, group_size and
-    delta (nats per token). Nothing for a phase and format with too few trunks, or where all copy or none.
+    """`cells`: rows of unquantized runs with run_id, trunk_id, n_layer, n_blocks, tokens, cooled, method, format,
+    group_size and delta (nats per token). Nothing for a phase and format with too few trunks, or where all copy or
+    none.
     """
     cells = _used(cells, gain)
     found = []
