@@ -189,7 +189,7 @@ def of_copying(reports: Path) -> tuple[dict[str, object], Drawing]:
         none = pd.DataFrame(columns=["size", "gain", "delta", "mixed", "copying", "left"])
         return {"counted": [], "explained": []}, copied_figure.draw(none, none)
     gain = copying.read_copying(reports / copying.STATISTICS)
-    runs = read_table(reports / "runs.csv", {**RUNS, "n_layer": "positive"})
+    runs = read_table(reports / "runs.csv", {**RUNS, "n_layer": "maybe"})
     plain = runs.loc[runs["base_run_id"] == "", ["run_id", "trunk_id", "n_layer"]]
     cells = cells_of(reports / "measurements.csv").drop(columns="trunk_id", errors="ignore").merge(plain, on="run_id")
     values: dict[str, object] = {"counted": copying.counted(runs, gain), "explained": copied.explain(cells, gain)}

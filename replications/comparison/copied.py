@@ -70,7 +70,7 @@ def _used(cells: pd.DataFrame, gain: "pd.Series[float]") -> pd.DataFrame:
     D, N = cells["tokens"].astype(float), cells["n_blocks"].astype(float)
     used = (cells["method"] == "rtn") & (cells["group_size"] == GROUP_SIZE) & (cells["delta"] > 0)
     used &= (D >= MIN_STEPS * TOKENS_PER_STEP) & (D >= MIN_TOKENS_PER_PARAMETER * N)
-    return cells.assign(copying=cells["run_id"].map(gain), D=D, N=N)[used].dropna(subset=["copying"])
+    return cells.assign(copying=cells["run_id"].map(gain), D=D, N=N)[used].dropna(subset=["copying", "n_layer"])
 
 
 def what_is_left(cells: pd.DataFrame, gain: "pd.Series[float]", form: str) -> pd.DataFrame:

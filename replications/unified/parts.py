@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from replications import trained
@@ -147,7 +148,7 @@ def with_errors(table: pd.DataFrame) -> pd.DataFrame:
         rows.append((weights, e.activations, e.keys_values, e.backward))
     errors = pd.DataFrame(rows, columns=list(ERROR_COLUMNS), index=table.index, dtype=float)
     table = pd.concat([table, errors], axis=1)
-    line = table[["size", "learning_rate", "how"]].astype(str).agg(" ".join, axis=1)
+    line = table["size"] + " " + table["learning_rate"].astype(str) + " " + table["how"]
     return table.assign(delta_se=table["sd"], trunk_id=line, cell=line + table["D"].astype(str), format=table["how"],
                         **{TRAINED: 1.0})  # fmt: skip
 
@@ -156,8 +157,10 @@ def trained_parts(table: pd.DataFrame) -> list[Part]:
     """Runs trained in the format, a part for each paper's shape. A part without any row is left out."""
     table = table[(table["how"] != "") & table["use"].isin([FITTED, HIDDEN])].reset_index(drop=True)
     view = {(one.paper, one.name): of_view(one, table) for one in VIEWS}
-    weights = table[[set(fields) == {"weights"} for fields in table["fields"]]]
-    both = table[[set(fields) == {"weights", "activations"} for fields in table["fields"]]]
+    weights, both = (
+        table[np.array([set(fields) == some for fields in table["fields"]], dtype=bool)]
+        for some in ({"weights"}, {"weights", "activations"})
+    )
     of_bits: tuple[Law, ...] = (kumar.LAW, OUYANG, PAGE, kumar.EQ3, kumar.EQ3_BIAS)
     found = [
         _part("weights, Kumar's", "weights in integers per channel (Eq. 3)", view["kumar_precision", "Eq. 3"],

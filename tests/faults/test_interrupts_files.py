@@ -152,6 +152,12 @@ def test_ctrl_c_while_judging_and_drawing(analysed: Path, verb: str) -> None:
     disturb(words, analysed / "reports", analysed, seed=4, times=4)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("words", [("tournament",), ("replicate", "compare")])
+def test_ctrl_c_while_setting_laws_side_by_side(analysed: Path, words: tuple[str, ...]) -> None:
+    disturb(python(*words, "--reports", "reports"), analysed / "reports", analysed, seed=5, times=4)
+
+
 # --- commands that measure models -------------------------------------------------------------------------------
 
 SMALL = ("--context", "20", "--windows", "4")
