@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from simulated_low_precision import M1, of_multiplier, write_runs
 from torch import Tensor, nn
 
-from replications.comparison.copied import explain
-from replications.copying import COPIES, comparable, counted, mixed, read_comparable, read_copying
+from replications.comparison import copied_figure
+from replications.comparison.copied import explain, what_is_left
+from replications.copying import COPIES, comparable, counted, low_precision, mixed, read_comparable, read_copying
 from shared.errors import BitlawError
 from shared.evaluate.statistics import copying
 from shared.laws.tables import RUNS, read_table
@@ -151,3 +152,20 @@ def test_nothing_is_explained_where_nobody_copies_more_or_trunks_are_few() -> No
     assert explain(cells, gain * 0 + 0.05) == []
     assert explain(cells[cells["trunk_id"].isin(["0", "5"])], gain) == []
     assert explain(cells.assign(group_size="8"), gain) == []
+
+
+def test_the_figure_shows_every_run_and_says_how_many_are_left_out(tmp_path: Path) -> None:
+    runs = pool(tmp_path)
+    gain = pd.Series(0.05, index=runs["run_id"])
+    own = low_precision(runs, gain)
+    assert len(own) == (runs["base_run_id"] != "").sum()
+    gain[runs.loc[runs["base_run_id"] != "", "run_id"].iloc[0]] = 0.6
+    own = low_precision(runs, gain)
+    cells, of_cells = rounded(0.5)
+    left = what_is_left(cells.assign(size="S"), of_cells, "INT3")
+    assert left["left"].mean() == pytest.approx(0.0, abs=1e-9)
+    assert left.loc[left["copying"] > COPIES, "left"].mean() > 0
+    drawing = copied_figure.draw(own, left)
+    assert f"1 of {len(own)} left out" in drawing.caption
+    drawn = [np.size(line.get_xdata()) for line in drawing.figure.axes[0].lines if line.get_linestyle() == "None"]
+    assert sum(drawn) == len(own)

@@ -255,7 +255,7 @@ def test_the_comparison_stage_writes_its_table_and_figures(reports: Path) -> Non
     written = results.compare(reports)
     assert all(path.stat().st_size > 0 for path in written)
     names = {shown.name for shown in read_gallery(reports / "comparison")}
-    assert names == {"elasticities", "cooled_against_trunk"}
+    assert names == {"elasticities", "cooled_against_trunk", "copying"}
     assert len(read_json(reports / "comparison" / "elasticities.json")) == 31
 
 
