@@ -103,19 +103,27 @@ def judge(region: Region, low: float, high: float) -> Verdict:
     return "inconclusive"
 
 
+def deciding(claim: Claim, intervals: Sequence[Interval]) -> int:
+    """Which of one interval or more decides: of those with the claim's verdict the one that reaches furthest out of the
+    region, or leaves the least room inside it."""
+    verdicts = [judge(claim.region, item.low, item.high) for item in intervals]
+    order: tuple[Verdict, ...] = ("fails", "inconclusive", "holds")
+    verdict = next(one for one in order if one in verdicts)
+    among = [k for k, found in enumerate(verdicts) if found == verdict]
+    room = [min(item.low - claim.region.low, claim.region.high - item.high) for item in intervals]
+    return min(among, key=lambda k: room[k])
+
+
 def measured(claim: Claim, intervals: Sequence[Interval], *, scale: str, cost: Cost, note: str = "") -> Finding:
     """Judge a claim that must hold for each of `intervals`: it fails if one fails, and holds if all hold.
 
-    The value shown is that of the interval that decided: among those with the claim's verdict, the one that reaches
-    furthest out of the region, or leaves the least room inside it.
+    The value shown is that of the interval that decided.
     """
     if not intervals:
         return needs_runs(claim, note or "no rows for this quantity yet")
     verdicts = [judge(claim.region, item.low, item.high) for item in intervals]
-    order: tuple[Verdict, ...] = ("fails", "inconclusive", "holds")
-    verdict = next(one for one in order if one in verdicts)
-    among = [item for item, found in zip(intervals, verdicts, strict=True) if found == verdict]
-    worst = min(among, key=lambda item: min(item.low - claim.region.low, claim.region.high - item.high))
+    worst = intervals[deciding(claim, intervals)]
+    verdict = judge(claim.region, worst.low, worst.high)
     half = (worst.high - worst.low) / 2
     pieces = [f"{worst.label}: " if worst.label else "", f"{worst.value:.3g} [{worst.low:.3g}, {worst.high:.3g}]"]
     if len(intervals) > 1:

@@ -7,7 +7,7 @@ from typing import Any
 
 from shared.checked import check
 from shared.files import read_json
-from shared.report.claim import Claim, Cost, Finding, Interval, measured, needs_runs
+from shared.report.claim import Claim, Cost, Finding, Interval, deciding, measured, needs_runs
 from shared.report.refits import Refit
 
 
@@ -39,7 +39,8 @@ def seen(claim: Claim, evidence: Mapping[str, Refit], prefix: str, missing: str)
         return needs_runs(claim, missing)
     intervals = [Interval(item.value, item.low, item.high, item.label) for item in found]
     cost = Cost(trunks=max(item.trunks for item in found), hours_per_trunk=None, seeds_limit=not found[0].by_law)
-    return measured(claim, intervals, scale=found[0].scale, cost=cost, note=found[0].note)
+    note = found[deciding(claim, intervals)].note
+    return measured(claim, intervals, scale=found[0].scale, cost=cost, note=note)
 
 
 def part_of(fit: dict[str, Any], phase: str, group_size: str) -> dict[str, Any] | None:
