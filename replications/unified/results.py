@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from replications.copying import STATISTICS
 from replications.papers import HELD_OUT
 from replications.unified import figures
 from replications.unified.files import read_published, read_selection_json, read_tournament
@@ -25,15 +26,16 @@ from shared.report.figures.gallery import write_gallery
 
 FOLDER = "unified"
 DIFFERS = (
-    "the pool now prefers '{found}', and replications/unified/law.py registers '{registered}': change CHOSEN there, "
-    "then score the published runs again and say so"
+    "On these rows the choice falls on '{found}' (score {score:.3g}), which is what competes here; '{registered}' "
+    "({other:.3g}) was chosen on fewer rows, the published runs were scored with it, and `bitlaw predict` and `plan` "
+    "use it."
 )
 
 
 def write(reports: Path) -> list[Path]:
     """Choose the form, let the laws compete, draw. Raises BitlawError for tables that are absent, damaged or too small
     to choose a form on."""
-    tables = {f"reports/{name}": reports / name for name in ("runs.csv", "measurements.csv")}
+    tables = {f"reports/{name}": reports / name for name in ("runs.csv", "measurements.csv", STATISTICS)}
     # Before they are read: a sweep may append to them meanwhile, and then this says that the result is of the old ones.
     inputs = {name: sha256_file(path) for name, path in tables.items() if path.exists()}
     pool = read(reports)
@@ -49,7 +51,7 @@ def write(reports: Path) -> list[Path]:
     found = {
         "inputs": inputs,
         "form": asdict(selection.form),
-        "note": "" if selection.form == CHOSEN else DIFFERS.format(found=selection.form.name, registered=CHOSEN.name),
+        "note": _note(selection),
         "one_fit": None if whole is None else one_fit(whole, pool),
         "parts": parts,
         "verdicts": [asdict(one) for one in verdicts],
@@ -59,6 +61,17 @@ def write(reports: Path) -> list[Path]:
     write_text(target / "tournament.csv", as_csv(parts))
     names = ("selection.json", "tournament.json", "tournament.csv", *(("fit.json",) if whole else ()))
     return [*(target / name for name in names), *draw(reports)]
+
+
+def _note(selection: Selection) -> str:
+    """What to say when the rows prefer another form than the registered one."""
+    if selection.form == CHOSEN:
+        return ""
+    scores = {one.form: one.score for one in (*selection.links, *selection.exponents)}
+    return DIFFERS.format(
+        found=selection.form.name, score=scores[selection.form], registered=CHOSEN.name,
+        other=scores.get(CHOSEN, float("nan")),
+    )  # fmt: skip
 
 
 def one_fit(found: Fit, pool: Pool) -> dict[str, Any]:
