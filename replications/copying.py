@@ -1,7 +1,7 @@
 """Which runs have learned to copy from their context, and which pairs of runs that keeps from being compared.
 
 A model learns to copy within few steps (induction heads, Olsson et al., arXiv 2209.11895), and its loss falls by .1 to
-.3 nats per token then: more than 4 bits cost. When that happens is chance at our sizes. In a `mixed` run, one that was
+.4 nats per token then: more than 4 bits cost. When that happens is chance at our sizes. In a `mixed` run, one that was
 trained in low precision, either it copies and its base run does not, or the other way round: its delta is then about
 that event, not about the bits. Such runs are left out of every fit, noise and comparison of low-precision training.
 

@@ -104,7 +104,9 @@ def effective_parameters(
     step = 1e-4
     slope_k = -(clean.loss(N * np.exp(step), D) - clean.loss(N * np.exp(-step), D)) / (2 * step * N)
     line_b = N - prime_k[0] * gap_b
-    first_b = N - eta / slope_k[0] * gap_b
+    with np.errstate(divide="ignore"):  # a resample in which N does nothing: infinite, and left out of the interval
+        first_k = eta / slope_k
+    first_b = N - first_k[0] * gap_b
     low_b, high_b = interval(sizes_kb[1:])
     rows = [
         {
@@ -121,7 +123,7 @@ def effective_parameters(
         "D": D,
         "sizes": rows,
         "eta_prime": _with_ends(prime_k),
-        "first_order": _with_ends(eta / slope_k),
+        "first_order": _with_ends(first_k),
         "residual": float(np.sqrt(np.mean((sizes_kb[0] - line_b) ** 2)) / N),
         "residual_first_order": float(np.sqrt(np.mean((sizes_kb[0] - first_b) ** 2)) / N),
         "negative_at": [float(b) for b, n in zip(bits, line_b, strict=True) if n <= 0],
