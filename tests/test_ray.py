@@ -33,6 +33,8 @@ from shared.sweep.tables import UNREPEATABLE
 from shared.train.state import load, save
 
 ROOT = Path(__file__).parent.parent
+# Of a stop that must come before all is done: on a busy machine it may come too late.
+TRIES = 5
 RUN, TRUNK = "a" * 12, "b" * 12
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray (the extra `cluster`) is absent")
 
@@ -380,6 +382,13 @@ def workers_in(folder: Path) -> list[int]:
     return found
 
 
+def afresh(nodes: Nodes) -> None:
+    for folder in (nodes.root, *nodes.folders):
+        for name in ("runs", "trunks"):
+            shutil.rmtree(folder / "build" / name, ignore_errors=True)
+    shutil.rmtree(nodes.root / "reports")
+
+
 def kill_a_worker(nodes: Nodes) -> None:
     os.kill(workers_in(nodes.folders[1])[0], signal.SIGKILL)
 
@@ -413,22 +422,23 @@ def test_faults_lose_nothing_and_change_nothing(tmp_path: Path) -> None:
     assert ended(driver(alone, "local")) == (0, "")
     faults: list[Callable[[Nodes], None]] = [kill_a_worker, kill_a_node]
     with two_nodes(tmp_path) as nodes:
-        stopped = driver(nodes.root, nodes.address)
-        finished(stopped, 2)
-        stopped.send_signal(signal.SIGTERM)
-        assert ended(stopped) == (130, "")
-        some = content(nodes.root, "runs.csv")[0]
-        assert 2 <= len(some) < 12
+        for _ in range(TRIES):
+            stopped = driver(nodes.root, nodes.address)
+            finished(stopped, 1)
+            stopped.send_signal(signal.SIGTERM)
+            assert ended(stopped) in ((130, ""), (0, ""))
+            some = content(nodes.root, "runs.csv")[0]
+            if len(some) < 12:
+                break
+            afresh(nodes)
+        assert 1 <= len(some) < 12, "the stop came too late each time"
         assert not any(workers_in(folder) for folder in nodes.folders)
         states = list((nodes.root / "build" / "trunks").glob("*/trunk.safetensors"))
         assert states, "a stopped task hands its state over"
         assert ended(driver(nodes.root, nodes.address)) == (0, "")
         assert content(nodes.root, "runs.csv") == content(alone, "runs.csv")
         for fault in faults:
-            for folder in (nodes.root, *nodes.folders):
-                for name in ("runs", "trunks"):
-                    shutil.rmtree(folder / "build" / name)
-            shutil.rmtree(nodes.root / "reports")
+            afresh(nodes)
             disturbed = driver(nodes.root, nodes.address)
             finished(disturbed, 3)
             fault(nodes)
@@ -479,7 +489,10 @@ def test_faults_while_measuring(tmp_path: Path) -> None:
             return ended(process)
 
         whole = content(alone, "measurements.csv")[0]
-        code, said = disturbed(lambda process: process.send_signal(signal.SIGINT))
+        for _ in range(TRIES):
+            code, said = disturbed(lambda process: process.send_signal(signal.SIGINT))
+            if code:
+                break
         assert code == 130
         assert said.strip() == "bitlaw: stopped; run the same command to resume"
         if (nodes.root / "reports" / "measurements.csv").exists():
