@@ -148,7 +148,9 @@ def _of_the_pool(reports: Path, fitted: list[PaperFit]) -> tuple[list[dict[str, 
         pool=read_pool(*tables),
         rates=read_comparable(rates, RUNS) if rates.exists() else None,
     )
-    seen |= inside.collect(inside.read_statistics(reports / "statistics.csv"), cells_of(tables[1]))
+    seen |= inside.collect(
+        inside.read_statistics(reports / "statistics.csv"), cells_of(tables[1]), inside.four_bits(runs)
+    )
     return own.derived_rows(mine, sizes), seen
 
 

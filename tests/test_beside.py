@@ -53,7 +53,7 @@ def test_floats_beside_integers_in_the_same_places(tmp_path: Path, more: float, 
     found = beside.formats(drawn_of(write_runs(tmp_path / "runs.csv", ways, law, plan={("S", 16)})))
     (seen,) = found.values()
     assert seen.value == pytest.approx(more, abs=0.002)
-    assert seen.note.startswith("in groups of 8: 0.0")
+    assert seen.note.startswith("1 seeds of FP4, 1 of INT4; in groups of 8: 0.0")
     assert judged("qat_scaling", dict(found))["C12"].verdict == verdict
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from replications.comparison.inside import COLUMNS, collect, read_statistics
+from replications.comparison.inside import COLUMNS, collect, four_bits, read_statistics
 from shared.errors import BitlawError
+from shared.sweep.spec import DEFAULTS
 
 
 def row(run_id: str, size: str, quantity: str, of: str, value: float, **more: object) -> dict[str, object]:
@@ -41,9 +42,10 @@ def test_ratios_are_geometric_means_of_pairs() -> None:
             row("c", "S", "kurtosis", "down", 5.0, weights="INT4@8", activations="INT4@8"),
             row("d", "M", "kurtosis", "down", 5.0, weights="INT4@8", activations="INT4@8"),
             row("e", "S", "kurtosis", "down", 500.0, weights="INT2@8"),
+            row("f", "S", "kurtosis", "down", 900.0),  # of the same size, and nobody's base run
         ]
     )
-    found = collect(statistics, pd.DataFrame([cell("a", 0.1, 0.01), cell("b", 0.1, 0.01)]))
+    found = collect(statistics, pd.DataFrame([cell("a", 0.1, 0.01), cell("b", 0.1, 0.01)]), {"c": "a", "d": "b"})
     assert found["pool/second/cooled/INT4"].value == pytest.approx(np.sqrt(8))
     assert found["pool/change/INT4"].value == pytest.approx(6.0)
     kurtosis = found["pool/kurtosis/down/W4A4"]
@@ -58,9 +60,9 @@ def test_ratios_are_geometric_means_of_pairs() -> None:
 
 def test_nothing_is_said_without_pairs(tmp_path) -> None:  # type: ignore[no-untyped-def]
     empty = read_statistics(tmp_path / "statistics.csv")
-    assert collect(empty, pd.DataFrame([cell("a", 0.1, 0.01)])) == {}
+    assert collect(empty, pd.DataFrame([cell("a", 0.1, 0.01)]), {"c": "a"}) == {}
     one = pd.DataFrame([row("a", "S", "kurtosis", "down", 10.0)])
-    assert collect(one, pd.DataFrame([cell("a", 0.1, 0.01)])) == {}
+    assert collect(one, pd.DataFrame([cell("a", 0.1, 0.01)]), {"c": "a"}) == {}
 
 
 def test_a_missing_column_is_one_sentence(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -68,3 +70,16 @@ def test_a_missing_column_is_one_sentence(tmp_path) -> None:  # type: ignore[no-
     pd.DataFrame({name: [] for name in COLUMNS if name != "of"}).to_csv(path, index=False)
     with pytest.raises(BitlawError, match="column 'of' is missing"):
         read_statistics(path)
+
+
+def test_only_runs_of_four_bits_throughout_are_paired_each_with_its_base() -> None:
+    both: dict[str, object] = {"weights": "INT4@8", "activations": "INT4@8"}
+    kinds: list[dict[str, object]] = [
+        both,
+        both | {"keys_values": "INT4@token"},
+        both | {"sparsity": 0.5},
+        {"weights": "INT4@8"},
+        {},
+    ]
+    runs = pd.DataFrame([DEFAULTS | kind | {"run_id": f"r{k}", "base_run_id": "b"} for k, kind in enumerate(kinds)])
+    assert four_bits(runs) == {"r0": "b"}

@@ -36,12 +36,13 @@ def one_bit(drawn: Drawn) -> dict[str, Seen]:
 
 
 def formats(drawn: Drawn) -> dict[str, Seen]:
-    """delta of E2M1 less that of INT4, weights and activations, at one size and horizon: what the base run did to both
-    cancels. Those in groups are what the note of the others says."""
+    """delta of E2M1 less that of INT4, weights and activations, at one size and horizon, the mean over the seeds of
+    each. What base runs do to both cancels where the seeds are the same. The note says what it is in groups.
+    """
     found = {words: _apart(drawn, *places) for words, places in PLACES.items()}
     whole, grouped = found.values()
     return {
-        f"pool/trained/chen/formats/{where}": replace(item, note=_beside(grouped.get(where)))
+        f"pool/trained/chen/formats/{where}": replace(item, note=item.note + _beside(grouped.get(where)))
         for where, item in whole.items()
     }
 
@@ -57,9 +58,10 @@ def _apart(drawn: Drawn, rows: str, columns: str) -> dict[str, Seen]:
         float_at, integer_at = int(pair["index_x"]), int(pair["index_y"])
         where = f"{pair['size']}, {pair['D'] / 2**20:g}M tokens"
         off = drawn.delta[:, float_at] - drawn.delta[:, integer_at]
-        found[where] = seen(off, table.loc[[float_at, integer_at]], label=where)
+        seeds = f"{pair['seeds_x']} seeds of FP4, {pair['seeds_y']} of INT4"
+        found[where] = seen(off, table.loc[[float_at, integer_at]], label=where, note=seeds)
     return found
 
 
 def _beside(item: Seen | None) -> str:
-    return f"in groups of 8: {item.value:.3g} [{item.low:.3g}, {item.high:.3g}]" if item else ""
+    return f"; in groups of 8: {item.value:.3g} [{item.low:.3g}, {item.high:.3g}], {item.note}" if item else ""

@@ -42,7 +42,7 @@ def _figure(runs: pd.DataFrame, left: pd.DataFrame) -> Figure:
     for size, some in left.groupby("size"):
         marker, color = looks[str(size)]
         axes_of_rounding.plot(some["copying"], some["left"], ls="none", marker=marker, ms=4.6, color=color, alpha=0.85)
-    axes_of_runs.set(ylim=(-0.3, 0.5), ylabel="delta (nats per token)")
+    axes_of_runs.set(ylim=(-0.42, 0.5), ylabel="delta (nats per token)")
     axes_of_rounding.set(ylabel="left of ln delta")
     for axes in (axes_of_runs, axes_of_rounding):
         axes.set(xlabel="copying (nats per token)")

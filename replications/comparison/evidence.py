@@ -316,6 +316,12 @@ def _pairs(runs: pd.DataFrame) -> Evidence:
             mine = used[(used["weights"] == weights) & (used["activations"] == activations)]
             sides[way] = mine.set_index([*key, "seed"])["delta"]
         table = pd.concat(sides, axis=1, join="inner").reset_index()
+        dropped = [
+            f"{size}, {float(tokens) / 2**20:g}M"
+            for (_, size, _, tokens), some in table.groupby(key)
+            if len(some) > 1 and (some[list(WAYS)] <= 0).to_numpy().any()
+        ]
+        aside = f"; without {', '.join(dropped)}, where a delta is not above zero" if dropped else ""
         for (_, size, N, tokens), some in table.groupby(key):
             if len(some) < 2 or (some[list(WAYS)] <= 0).to_numpy().any():
                 continue
@@ -328,6 +334,7 @@ def _pairs(runs: pd.DataFrame) -> Evidence:
                 groups = "per channel and token" if group == "channel" else "groups of 8"
                 label = f"{size}, {float(tokens) / 2**20:g}M tokens, {groups}"
                 found[f"pool/pairs/{name}/{label}"] = Seen(
-                    *geometric(logs), _scale([float(N)], [float(tokens)]), f"{len(logs)} seeds", label, len(logs),
+                    *geometric(logs), _scale([float(N)], [float(tokens)]), f"{len(logs)} seeds{aside}", label,
+                    len(logs),
                 )  # fmt: skip
     return found

@@ -7,11 +7,13 @@ of pairs or sizes, each of which counts once.
 - `pool/kurtosis/...` kurtosis of the input of FC2 after quantized over after unquantized training (C10)
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from replications.compressed import compression_of
 from shared.laws.means import geometric
 from shared.laws.tables import Kind, read_table
 from shared.report.evidence import Seen
@@ -33,11 +35,21 @@ def read_statistics(path: Path) -> pd.DataFrame:
     return read_table(path, COLUMNS)
 
 
-def collect(statistics: pd.DataFrame, pool: pd.DataFrame) -> Evidence:
+def collect(statistics: pd.DataFrame, pool: pd.DataFrame, bases: Mapping[str, str]) -> Evidence:
     """`pool`: rows of measurements.csv with run_id, size, n_blocks, tokens, cooled, method, format, group_size, delta
-    and relative_mse."""
+    and relative_mse; `bases`: of `four_bits`."""
     cells = pool[(pool["method"] == "rtn") & (pool["group_size"] == "channel")]
-    return {**_second(statistics, cells), **_change(statistics, cells), **_kurtosis(statistics)}
+    return {**_second(statistics, cells), **_change(statistics, cells), **_kurtosis(statistics, bases)}
+
+
+def four_bits(runs: pd.DataFrame) -> dict[str, str]:
+    """{run_id: base_run_id} of runs whose weights and activations are INT4, and nothing else of theirs quantized."""
+    found = {}
+    for row in runs.to_dict("records"):
+        fields = compression_of({str(key): value for key, value in row.items()})
+        if set(fields) == {"weights", "activations"} and all(str(text).startswith("INT4") for text in fields.values()):
+            found[str(row["run_id"])] = str(row["base_run_id"])
+    return found
 
 
 def _second(statistics: pd.DataFrame, cells: pd.DataFrame) -> Evidence:
@@ -66,14 +78,11 @@ def _change(statistics: pd.DataFrame, cells: pd.DataFrame) -> Evidence:
     return found
 
 
-def _kurtosis(statistics: pd.DataFrame) -> Evidence:
+def _kurtosis(statistics: pd.DataFrame, bases: Mapping[str, str]) -> Evidence:
+    """Each run beside its own base run."""
     rows = statistics[(statistics["quantity"] == "kurtosis") & (statistics["of"] == "down")]
-    plain = (rows["weights"] == "none") & (rows["activations"] == "none")
-    both = rows[~plain].merge(
-        rows[plain & rows["cooled"].astype(bool)][[*PAIR, "value"]], on=PAIR, suffixes=("", "_base")
-    )
-    four = both["weights"].str.startswith("INT4") & both["activations"].str.startswith("INT4")
-    some = both[four]
+    some = rows[rows["run_id"].isin(bases)].assign(base=rows["run_id"].map(dict(bases)))
+    some = some.merge(rows[["run_id", "value"]].rename(columns={"run_id": "base"}), on="base", suffixes=("", "_base"))
     return _ratio("pool/kurtosis/down/W4A4", "W4A4", some["value"] / some["value_base"], some, _levels(some))
 
 

@@ -38,9 +38,9 @@ def seen(claim: Claim, evidence: Mapping[str, Refit], prefix: str, missing: str)
     if not found:
         return needs_runs(claim, missing)
     intervals = [Interval(item.value, item.low, item.high, item.label) for item in found]
-    cost = Cost(trunks=max(item.trunks for item in found), hours_per_trunk=None, seeds_limit=not found[0].by_law)
-    note = found[deciding(claim, intervals)].note
-    return measured(claim, intervals, scale=found[0].scale, cost=cost, note=note)
+    worst = found[deciding(claim, intervals)]
+    cost = Cost(trunks=max(item.trunks for item in found), hours_per_trunk=None, seeds_limit=not worst.by_law)
+    return measured(claim, intervals, scale=worst.scale, cost=cost, note=worst.note)
 
 
 def part_of(fit: dict[str, Any], phase: str, group_size: str) -> dict[str, Any] | None:

@@ -92,6 +92,7 @@ def test_a_disk_that_fills_up(expected: State, tmp_path: Path, monkeypatch: pyte
         check_whole(root, expected)
 
 
+@pytest.mark.long
 def test_tables_on_a_disk_of_their_own(expected: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the results folder is full: what was trained is kept, and put in later."""
     make_corpus(tmp_path)
@@ -103,7 +104,7 @@ def test_tables_on_a_disk_of_their_own(expected: State, tmp_path: Path, monkeypa
         check_whole(tmp_path, expected)
 
 
-@pytest.mark.parametrize("kib", [4, 150, pytest.param(600, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kib", [4, *(pytest.param(n, marks=pytest.mark.long) for n in (150, 600))])
 def test_a_limit_on_the_size_of_files(
     expected: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kib: int
 ) -> None:
@@ -138,7 +139,7 @@ def read_only(folder: Path) -> Iterator[list[str]]:
 REFUSED = ("Read-only file system", "Permission denied")
 
 
-@pytest.mark.parametrize("name", ["reports", "build"])
+@pytest.mark.parametrize("name", [pytest.param("reports", marks=pytest.mark.long), "build"])
 def test_a_folder_that_cannot_be_written(
     copied: Callable[[], Path], expected: State, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -193,6 +194,7 @@ def run(words: list[str], root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=root, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
+@pytest.mark.long
 def test_a_fit_on_a_full_disk(analysed: Path) -> None:
     fills_up(python("replicate", "fit", "undertrained_qid", "--reports", "reports"), analysed, "reports", 4)
 

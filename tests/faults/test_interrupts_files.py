@@ -83,7 +83,8 @@ def test_ctrl_c_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert capsys.readouterr().err == f"{STOPPED}\n"
 
 
-@pytest.mark.parametrize("times", [2, pytest.param(8, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("times", [2, 8])
 def test_ctrl_c_while_fitting(analysed: Path, times: int) -> None:
     words = python("replicate", "fit", "undertrained_qid", "--reports", "reports")
     disturb(words, analysed / "reports", analysed, seed=times, times=times)

@@ -172,7 +172,8 @@ sys.exit(worker.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("rounds", [1, 3])
 def test_two_workers_finish_the_same_runs(
     copied: Callable[[], Path], expected: State, monkeypatch: pytest.MonkeyPatch, rounds: int
 ) -> None:

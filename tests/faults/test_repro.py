@@ -82,7 +82,8 @@ def whole_tree(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("whole", [False, True])
 def test_two_repros_at_once(whole: bool, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """One stage forced, or all that is to do by a plain `dvc repro`."""
     source = request.getfixturevalue("whole_tree" if whole else "tree")
