@@ -1,15 +1,16 @@
 """Which runs have learned to copy from their context, and which pairs of runs that keeps from being compared.
 
 A model learns to copy within few steps (induction heads, Olsson et al., arXiv 2209.11895), and its loss falls by .1 to
-.4 nats per token then: more than 4 bits cost. When that happens is chance at our sizes. In a `mixed` run, one that was
-trained in low precision, either it copies and its base run does not, or the other way round: its delta is then about
-that event, not about the bits. Such runs are left out of every fit, noise and comparison of low-precision training.
+.4 nats per token then: more than 4 bits cost. Runs of one seed differ in when that happens. In a `mixed` run, one that
+was trained in low precision, either it copies and its base run does not, or the other way round: its delta is then
+about that event, not about the bits. Such runs are left out of every fit, noise and comparison of low-precision
+training.
 
 The rule was made after the losses were seen, from runs that were better in few bits than in many; what it looks at is
 `copying` of statistics.csv, which no claim is about (docs/log.md, "Some runs copy").
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -17,24 +18,11 @@ import pandas as pd
 from replications.comparison.inside import read_statistics
 from replications.compressed import compression_of
 from shared.laws.tables import Kind, read_table
+from shared.report.compared import Counted
 
 STATISTICS = "statistics.csv"
 # Nats per token. In our pool nothing lies between .143 (one layer, which cannot join two heads) and .186.
 COPIES = 0.15
-
-
-@dataclass(frozen=True)
-class Counted:
-    """Cooled runs of one size and horizon; `left_out` are mixed, by their compression and seed."""
-
-    size: str
-    tokens: float
-    unquantized: int
-    unquantized_copy: int
-    low_precision: int
-    low_precision_copy: int
-    unknown: int
-    left_out: list[str]
 
 
 def read_copying(path: Path) -> "pd.Series[float]":

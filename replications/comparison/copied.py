@@ -10,7 +10,7 @@ Least squares on unquantized runs rounded to nearest, per channel; intervals by 
 Student's t), since the checkpoints of one trunk are one path.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -19,35 +19,12 @@ from scipy.stats import t as student
 from replications.copying import COPIES
 from replications.trained import MIN_STEPS, MIN_TOKENS_PER_PARAMETER, TOKENS_PER_STEP
 from shared.laws.law import Array
+from shared.report.compared import Estimate, Explained
 
 FORMATS = ("INT4", "INT3", "INT2")
 GROUP_SIZE = "channel"
 LEAST_TRUNKS = 4
 TERMS = ("slope_D", "slope_N")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Explained:
-    """`without`, `with_copying` and `with_layers`: the terms by name; rms, the standard deviation of what is left of
-    ln delta."""
-
-    phase: str
-    format: str
-    cells: int
-    trunks: int
-    without: dict[str, Estimate]
-    with_copying: dict[str, Estimate]
-    with_layers: dict[str, Estimate]
-    rms_without: float
-    rms_with_copying: float
-    rms_with_layers: float
 
 
 def explain(cells: pd.DataFrame, gain: "pd.Series[float]") -> list[dict[str, object]]:

@@ -64,7 +64,10 @@ class _Corpora(_Interval):
 
 
 @dataclass(frozen=True)
-class _Counted:
+class Counted:
+    """Cooled runs of one size and horizon that copy (replications/copying.py); `left_out` are mixed, by their
+    compression and seed."""
+
     size: str
     tokens: float
     unquantized: int
@@ -76,21 +79,24 @@ class _Counted:
 
 
 @dataclass(frozen=True)
-class _Estimate:
+class Estimate:
     value: float
     low: float
     high: float
 
 
 @dataclass(frozen=True)
-class _Explained:
+class Explained:
+    """`without`, `with_copying` and `with_layers`: the terms by name (replications/comparison/copied.py); rms, the
+    standard deviation of what is left of ln delta."""
+
     phase: str
     format: str
     cells: int
     trunks: int
-    without: dict[str, _Estimate]
-    with_copying: dict[str, _Estimate]
-    with_layers: dict[str, _Estimate]
+    without: dict[str, Estimate]
+    with_copying: dict[str, Estimate]
+    with_layers: dict[str, Estimate]
     rms_without: float
     rms_with_copying: float
     rms_with_layers: float
@@ -98,8 +104,8 @@ class _Explained:
 
 @dataclass(frozen=True)
 class _Copying:
-    counted: list[_Counted]
-    explained: list[_Explained]
+    counted: list[Counted]
+    explained: list[Explained]
 
 
 @dataclass(frozen=True)
