@@ -21,6 +21,7 @@ from unittest import mock
 
 import pytest
 import torch
+from faults.micro import heard, unheard
 from sample_corpus import make_corpus
 
 from shared.corpus.load import load_corpus
@@ -202,6 +203,17 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         cluster.connect("auto")
 
 
+@pytest.mark.parametrize("deaf", [True, False])
+def test_a_task_hears_a_cancel_whatever_started_its_node(deaf: bool) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if deaf else signal.default_int_handler)
+    try:
+        node.hear_cancel()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # --- two nodes on this machine ----------------------------------------------------------------------------------
 
 
@@ -210,7 +222,7 @@ def popen(root: Path, *arguments: str) -> "subprocess.Popen[str]":
     folders = ["--reports", "reports"] + (["--build", "build"] if arguments[0] != "status" else [])
     return subprocess.Popen(
         [*command, *folders], cwd=root, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heard,
     )  # fmt: skip
 
 
@@ -251,7 +263,7 @@ def raylets(address: str) -> int:
 
 @contextlib.contextmanager
 def two_nodes(tmp_path: Path, cpus: tuple[int, ...] = (1, 1)) -> Iterator[Nodes]:
-    """One node for each of `cpus`, at most two."""
+    """One node for each of `cpus`, at most two, deaf to Ctrl-C: as a job script starts them in its background."""
     # Its sockets' names have at most 107 characters.
     temporary = Path(tempfile.mkdtemp(prefix="bitlaw-"))
     # As docs/cluster.md starts it: who has no token is no part of the cluster.
@@ -277,7 +289,7 @@ def two_nodes(tmp_path: Path, cpus: tuple[int, ...] = (1, 1)) -> Iterator[Nodes]
             processes.append(
                 subprocess.Popen(
                     [*start, "--num-cpus", str(count), *role], cwd=folder, env=environment, start_new_session=True,
-                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=unheard,
                 )
             )  # fmt: skip
         deadline = time.monotonic() + 180

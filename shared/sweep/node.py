@@ -185,6 +185,7 @@ def work(required: dict[str, Any], order: dict[str, Any], call: Call) -> None:
     Raises BitlawError for what another try would not mend, WorkerDiedError for what it might.
     """
     check(required)
+    hear_cancel()
     root = Path.cwd()
     build = root / order["build"]  # an absolute one stays what it is
     plan = order["plan"] | {"root": str(root), "build": str(build)}
@@ -272,6 +273,14 @@ def stop(process: "subprocess.Popen[str]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def hear_cancel() -> None:
+    """Ray cancels a task by raising Ctrl-C inside its process. A node that a job script has started in its background
+    is deaf to Ctrl-C, its processes too: the task would go on to its end."""
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager

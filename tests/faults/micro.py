@@ -60,13 +60,18 @@ def started(words: Sequence[str], root: Path) -> subprocess.Popen[str]:
     """A command in a process group of its own, so that a signal reaches its workers too, as a terminal's does."""
     return subprocess.Popen(
         words, cwd=root, env=ENVIRONMENT, start_new_session=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_heard,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heard,
     )  # fmt: skip
 
 
-def _heard() -> None:
+def heard() -> None:
     """What a shell starts in the background is deaf to Ctrl-C, and so would be its children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def unheard() -> None:
+    """As a script's background is."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 # Done before the signal came; stopped by our own words; stopped while Python itself was starting.
