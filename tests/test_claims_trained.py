@@ -11,7 +11,7 @@ from judged import judged
 from simulated_low_precision import BASE, M1, of_multiplier, row, spec_of, write_runs
 
 from replications.comparison import multipliers, quantized, rounded
-from replications.comparison.drawn import Drawn, draw, most_apart, ratio
+from replications.comparison.drawn import Drawn, draw, most_apart, ratio, seen, share
 from replications.low_precision import cells, of_paper, targets
 from replications.qat_scaling.law import delta as chen_delta
 from shared.laws.chinchilla import LAW as CHINCHILLA
@@ -132,6 +132,51 @@ def test_differences_of_ways_are_judged_with_what_they_share(tmp_path: Path) -> 
     assert found["pool/trained/chen/difference/gamma_G"].value == pytest.approx(0.3, abs=0.03)
     verdicts = judged("qat_scaling", dict(found))
     assert (verdicts["C4c"].verdict, verdicts["C6c"].verdict) == ("holds", "holds")
+
+
+@pytest.mark.parametrize(
+    ("lost", "activations", "together"),
+    [
+        ({"weights": 0.1, "activations": 0.3, "both": 0.36}, "holds", "holds"),
+        ({"weights": 0.3, "activations": 0.1, "both": 0.6}, "fails", "fails"),
+        ({"weights": -0.05, "activations": 0.2, "both": 0.2}, "holds", "fails"),
+        ({"weights": 0.0, "activations": 0.0, "both": 0.0}, "inconclusive", "inconclusive"),
+    ],
+)
+def test_parts_of_w4a4_are_compared_whatever_the_sign_of_a_delta(
+    tmp_path: Path, lost: dict[str, float], activations: str, together: str
+) -> None:
+    """The third case was left out when parts were compared as logarithms of ratios, which let the outcome choose."""
+    ways = [FOUR[0], {"weights": "INT4@channel"}, {"activations": "INT4@token"}]
+
+    def law(spec: RunSpec) -> float:
+        both = "none" not in (spec.weights, spec.activations)
+        return lost["both" if both else "weights" if spec.weights != "none" else "activations"]
+
+    found = quantized.chen(drawn_of(write_runs(tmp_path / "runs.csv", ways, law)), None)
+    more = found["pool/parts/activations/S, 8M tokens, per channel and token"]
+    assert more.low < lost["activations"] - lost["weights"] < more.high
+    verdicts = judged("qat_scaling", dict(found))
+    assert (verdicts["C8e"].verdict, verdicts["C7b"].verdict) == (activations, together)
+    assert judged("comparison", dict(found))["G10b"].verdict == activations
+
+
+def test_parts_need_all_three_ways_at_one_place(tmp_path: Path) -> None:
+    found = quantized.chen(drawn_of(write_runs(tmp_path / "runs.csv", FOUR, of_chen)), None)
+    assert not [name for name in found if name.startswith("pool/parts/")]
+
+
+def test_a_share_of_what_noise_hides_is_open_at_both_ends() -> None:
+    found = share(np.array([1.0, 1.0, -1.0, 2.0, -1.0]), np.array([0.0, -1.0, -1.0, 4.0, -2.0]))
+    assert found.tolist() == [1e3, -1e3, 1e3, 0.5, -1e3]
+    generator = np.random.default_rng(0)
+    noise = generator.standard_normal((2, 1001))
+    wide = seen(share(0.9 + noise[0], 1.0 + noise[1]), pd.DataFrame({"N": [1e5], "D": [1e6], "seeds": [1]}))
+    assert (wide.low, wide.high) == (-1e3, 1e3)
+    assert wide.note == "an end at 1000 is open: noise may hide what is divided by"
+    narrow = seen(share(9 + noise[0] / 9, 10 + noise[1] / 9), pd.DataFrame({"N": [1e5], "D": [1e6], "seeds": [1]}))
+    assert 0.85 < narrow.low < 0.9 < narrow.high < 0.95
+    assert not narrow.note
 
 
 def test_eight_bits_for_one_input_save_the_share_that_they_save(tmp_path: Path) -> None:

@@ -167,7 +167,8 @@ def test_a_target_that_no_law_reaches_names_the_lowest_that_one_does(laws: list[
 
 
 def test_an_answer_past_the_end_of_the_search_is_none() -> None:
-    with pytest.raises(BitlawError, match=r"no law answers: its answer lies past the end of the search, N = 1e\+16"):
+    said = r"no law answers: its answer lies past the end of the search, N = 1e\+16.*; lower the limits"
+    with pytest.raises(BitlawError, match=said):
         plan(Budget(train_flops=1e60), laws=["chinchilla"], reports=NOWHERE)
     assert made(Budget(N=1e9, D=1e20), "chinchilla")
 
@@ -195,6 +196,11 @@ def test_an_irreducible_loss_on_its_bound_promises_nothing(tmp_path: Path) -> No
     assert low.lowest_loss == view.floor
     assert "its E lies on a bound" in str(low.why)
     assert at.best is not None
+    assert at.warning is None
+    far = answer(view, Budget(train_flops=1e25))
+    assert far.best is not None
+    assert far.best.loss.value < floor
+    assert "its E lies on a bound" in str(far.warning)
     found = replace(view, main=Constants(law, law.internal({**constants, "E": 0.3})))
     assert found.floor is None
     assert answer(found, Budget(target_loss=0.5)).best is not None

@@ -79,7 +79,9 @@ def allocate(
     results.check(settings)
     cells = [(kind, way, average) for kind in kinds for way in ways for average in averages]
     if dry_run:
-        _show_cost([open_subject(name, where) for name in names], len(cells), len(asked), calibration, windows, context)
+        _show_cost(
+            [open_subject(name, where) for name in names], len(cells), len(asked), calibration, windows, context, lnq
+        )
         return
     trials, studied = Table(out / "trials.csv", KEY), Table(out / "surrogates.csv", SURROGATE_KEY)
     stepped = Table(out / "lnq.csv", lnq_steps.KEY)
@@ -223,20 +225,29 @@ def _keep_settings(results: "Results", settings: dict[str, Any], name: str, sha2
 
 
 def _show_cost(
-    subjects: "list[Subject]", cells: int, allocations: int, calibration: int, windows: int, context: int
+    subjects: "list[Subject]", cells: int, allocations: int, calibration: int, windows: int, context: int, lnq: bool
 ) -> None:
-    """Rough: passes over the text, by the machine's speed."""
+    """Rough: passes over the text and LNQ's steps, by the machine's speed."""
     import torch
 
     from replications.commands.train import duration
-    from shared.ptq.cost import measured_speed
+    from replications.precision_predictor import lnq_steps
+    from replications.precision_predictor.allocating import block_weights
+    from shared.ptq.cost import measured_speed, rounding_seconds
+    from shared.ptq.layers import weight_OI
+    from shared.ptq.methods import find_method
 
-    total = 0.0
+    total, speed = 0.0, measured_speed(torch.device("cpu"))
+    work = find_method("lnq").work
     for subject in subjects:
         parameters = sum(p.numel() for p in subject.model.parameters())
         length = _context(context, subject)
         tokens = (cells * allocations * windows + 3 * calibration) * length
-        total += 2 * parameters * tokens * OVERHEAD / measured_speed(torch.device("cpu")).flops
+        total += 2 * parameters * tokens * OVERHEAD / speed.flops
+        if lnq:
+            matrices = [weight_OI(layer) for layer in block_weights(subject.model).values()]
+            once = sum(rounding_seconds(work, w.numel(), w.shape[1], speed) for w in matrices)
+            total += len(lnq_steps.BITS) * len(lnq_steps.ENTRIES) * once
     print(
         f"{len(subjects)} checkpoints, {cells} combinations of unit, method and budget, {allocations} allocations "
         f"each, {windows} windows to measure on: about {duration(total)} on this machine"

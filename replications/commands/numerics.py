@@ -87,19 +87,22 @@ def surface(
 
 
 def scratch_runs(reports: Path) -> "pd.DataFrame":
-    """Runs whose block weights were 3-bit integers per channel while they trained, and nothing else compressed."""
+    """Runs whose block weights were 3-bit integers per channel while they trained, and nothing else compressed;
+    without those that copy where their base run does not."""
     import pandas as pd
 
     from replications.compressed import compression_of
-    from shared.sweep.tables import read_runs
+    from replications.copying import comparable
+    from shared.sweep.tables import RUN_COLUMNS, read_runs
 
+    runs = comparable(pd.DataFrame(read_runs(reports).values(), columns=list(RUN_COLUMNS)), reports)
     names = ["N", "D", "phase", "seed", "base_run_id", "loss", "delta", "delta_se"]
     found = [
         {"N": float(row["n_blocks"]), "D": float(row["tokens"]),
          "phase": "cooled" if row["cooled"] == "True" else "trunk", "seed": row["seed"],
          "base_run_id": row["base_run_id"],
          **{name: float(row[name]) for name in ("loss", "delta", "delta_se")}}
-        for row in read_runs(reports).values()
+        for row in runs.to_dict("records")
         if compression_of(row) == THREE_BITS and row["diverged"] == "False" and row["delta"]
     ]  # fmt: skip
     return pd.DataFrame(found, columns=names)

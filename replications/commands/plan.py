@@ -124,7 +124,7 @@ def _show(found: "Plan", budget: "Budget") -> None:
 def _silences(found: "Plan") -> list[str]:
     """Who says nothing of what, and why; laws that say so alike in one line."""
     lines = [f"no answer by {law.law}: {law.why}" for law in found.laws if law.why]
-    lines += [f"{law.law}: {note}" for law in found.laws if law.best for note in law.notes if "lies on a bound" in note]
+    lines += [f"{law.law}: {law.warning}" for law in found.laws if law.warning]
     alike: dict[tuple[str, str], list[str]] = {}
     for law in found.laws:
         for silence in law.silent:

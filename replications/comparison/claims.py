@@ -252,13 +252,19 @@ ON_POOL = (
     ),
     (
         _measured("G9b", "delta_W4A4 is the sum of its parts on our runs", "factor between 0.95 and 1.05", 0.95, 1.05),
-        "pool/pairs/sum/",
-        "W4A4, W4A16 and W16A4 with the same two seeds are needed",
+        "pool/parts/sum/",
+        "W4A4, W4A16 and W16A4 at one N, D and group are needed",
     ),
     (
-        _measured("G10b", "Activations dominate on our runs", "delta_W16A4 / delta_W4A16 > 1", 1.0, math.inf),
-        "pool/pairs/R/",
-        "W4A16 and W16A4 with the same two seeds are needed",
+        _measured(
+            "G10b",
+            "Activations dominate on our runs",
+            "delta_W16A4 - delta_W4A16 > 0 nats (their ratio > 1)",
+            0.0,
+            math.inf,
+        ),
+        "pool/parts/activations/",
+        "W4A4, W4A16 and W16A4 at one N, D and group are needed",
     ),
     (
         _measured(

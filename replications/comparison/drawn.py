@@ -119,6 +119,8 @@ def seen(values: Array, table: pd.DataFrame, *, label: str = "", note: str = "",
 def ends(
     value: float, low: float, high: float, table: pd.DataFrame, *, label: str, note: str = "", by_law: bool = False
 ) -> Seen:
+    if max(-low, high) >= OPEN - 1:  # of 1 - share, too
+        note += f"{'; ' if note else ''}an end at {OPEN:g} is open: noise may hide what is divided by"
     return Seen(value, low, high, scale(table), note, label, int(table["seeds"].sum()), by_law)
 
 
@@ -132,6 +134,14 @@ def ratio(above: Array, below: Array) -> Array:
     """above / below (1 + draws,): `OPEN` where the denominator is lost in the noise."""
     sound = below > 0
     return np.where(sound, np.clip(above / np.where(sound, below, 1.0), -OPEN, OPEN), OPEN)
+
+
+def share(part: Array, whole: Array) -> Array:
+    """part / whole (1 + draws,), which may be anything where the whole is lost in the noise: every other such draw is
+    `OPEN` to the one side, the rest to the other, so that an interval is open at both ends when over 5 % are (as
+    Fieller's is, J. R. Stat. Soc. B 16, 1954)."""
+    lost = np.where(np.cumsum(whole <= 0) % 2 == 1, OPEN, -OPEN)
+    return np.where(whole > 0, ratio(part, whole), lost)
 
 
 def place(row: "pd.Series[object]") -> str:

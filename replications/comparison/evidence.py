@@ -1,7 +1,7 @@
 """What the pool's tables say about claims for which no law of a paper is fitted: quantities by name with 95 %
 intervals, which claims look up (shared/report/evidence.py). The regions stand with the claims.
 
-Held-out rows (heldout.yaml) are among what is read here without a law: steps, equal N P and pairs. Nothing is fitted to
+Held-out rows (heldout.yaml) are among what is read here without a law: steps, equal N P and parts. Nothing is fitted to
 them.
 
 - `pool/trunk/...`   d ln delta / d ln D at each N before the learning rate has decayed (claim S1)
@@ -10,7 +10,6 @@ them.
 - `pool/step/...`    d L / d ln D after rounding, between neighbouring horizons (G2b)
 - `pool/past/...`    the same past our own D_crit (K3d, G13)
 - `pool/equal_NP/...` losses at equal N P (G14b)
-- `pool/pairs/...`   low-precision runs of the same seed, one against the other (C7b, C8e, G9b, G10b)
 - `pool/trained/...` exponents, multipliers and pairs of low-precision training (quantized.py, multipliers.py,
   beside.py)
 - `pool/methods/...` other methods of rounding, `pool/further/...` rounding of low-precision runs (rounded.py)
@@ -32,7 +31,6 @@ from replications.papers import HELD_OUT
 from replications.undertrained_qid.law import LAW as POWER
 from shared.laws.law import Array, Columns
 from shared.laws.loglinear import REFERENCE_BITS, REFERENCE_D, REFERENCE_N, log_linear
-from shared.laws.means import geometric
 from shared.laws.noise import SeedNoise, seed_noise
 from shared.laws.result import interval
 from shared.laws.settings import HeldOut, read_settings
@@ -81,7 +79,7 @@ def collect(
     tables cannot tell yet is absent."""
     shown = rows[(rows["phase"] == PHASE) & (rows["group_size"] == GROUP_SIZE)]
     fitted = shown[shown["use"] == FITTED]
-    found = {**_trunk(fits), **_same(fits), **_pairs(runs)}
+    found = {**_trunk(fits), **_same(fits)}
     if len(fitted):
         of_phase = rows[(rows["phase"] == PHASE) & (rows["use"] == FITTED)]
         found |= forms(fitted, seed_noise(of_phase, CELL))
@@ -281,60 +279,5 @@ def _equal_NP(rows: pd.DataFrame) -> Evidence:
                 found[f"pool/equal_NP/{label}"] = Seen(
                     value, value - half, value + half, scale, "rounded after training; N P equal within 2 %", label,
                     int(a["n"] + b["n"]),
-                )  # fmt: skip
-    return found
-
-
-WAYS = {
-    "W4A4": {"channel": ("INT4@channel", "INT4@token"), "8": ("INT4@8", "INT4@8")},
-    "W4A16": {"channel": ("INT4@channel", "none"), "8": ("INT4@8", "none")},
-    "W16A4": {"channel": ("none", "INT4@token"), "8": ("none", "INT4@8")},
-}
-COMPRESSED = (
-    "weights", "activations", "queries", "keys_values", "weights_backward", "activations_backward",
-    "gradients_to_inputs", "gradients_to_weights",
-)  # fmt: skip
-
-
-def _pairs(runs: pd.DataFrame) -> Evidence:
-    """delta_W16A4 / delta_W4A16 and delta_W4A4 / (delta_W4A16 + delta_W16A4) of runs with the same seed: the geometric
-    mean over seeds with Student's interval of the logarithm."""
-    found: Evidence = {}
-    used = runs[runs["cooled"].astype(bool) & ~runs["diverged"].astype(bool)].copy()
-    used["delta"] = pd.to_numeric(used["delta"], errors="coerce")
-    plain = {"weights_backward": "forward", "activations_backward": "forward"}
-    other = [name for name in COMPRESSED if name not in ("weights", "activations")]
-    clean = used[other].fillna("none").apply(lambda row: all(row[n] == plain.get(n, "none") for n in other), axis=1)
-    clean &= pd.to_numeric(used["sparsity"]).fillna(0) == 0
-    clean &= used["exceptions"].fillna("").astype(str).isin(["", "nan"])
-    used = used[clean] if len(used) else used
-    key = ["corpus", "size", "n_blocks", "tokens"]
-    for group in ("channel", "8"):
-        sides = {}
-        for way, forms_of in WAYS.items():
-            weights, activations = forms_of[group]
-            mine = used[(used["weights"] == weights) & (used["activations"] == activations)]
-            sides[way] = mine.set_index([*key, "seed"])["delta"]
-        table = pd.concat(sides, axis=1, join="inner").reset_index()
-        dropped = [
-            f"{size}, {float(tokens) / 2**20:g}M"
-            for (_, size, _, tokens), some in table.groupby(key)
-            if len(some) > 1 and (some[list(WAYS)] <= 0).to_numpy().any()
-        ]
-        aside = f"; without {', '.join(dropped)}, where a delta is not above zero" if dropped else ""
-        for (_, size, N, tokens), some in table.groupby(key):
-            if len(some) < 2 or (some[list(WAYS)] <= 0).to_numpy().any():
-                continue
-            ratios = {
-                "R": some["W16A4"] / some["W4A16"],
-                "sum": some["W4A4"] / (some["W4A16"] + some["W16A4"]),
-            }
-            for name, ratio in ratios.items():
-                logs = np.log(ratio.to_numpy(float))
-                groups = "per channel and token" if group == "channel" else "groups of 8"
-                label = f"{size}, {float(tokens) / 2**20:g}M tokens, {groups}"
-                found[f"pool/pairs/{name}/{label}"] = Seen(
-                    *geometric(logs), _scale([float(N)], [float(tokens)]), f"{len(logs)} seeds{aside}", label,
-                    len(logs),
                 )  # fmt: skip
     return found

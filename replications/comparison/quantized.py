@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from replications.comparison.drawn import Constants, Drawn, constants, ends, most_apart, place, ratio, seen
+from replications.comparison.drawn import Constants, Drawn, constants, ends, most_apart, place, ratio, seen, share
 from replications.low_precision import of_paper, targets
 from replications.qat_scaling.law import LAW as CHEN
 from shared.laws.chinchilla import LAW as CHINCHILLA
@@ -76,7 +76,28 @@ def chen(drawn: Drawn, base: Fit | None) -> Evidence:
                 a.values[key][:n] - b.values[key][:n], pd.concat([a.drawn.table, b.drawn.table]),
                 label=f"{key} of {more} less that of {less}", note=f"{a.note}; {b.note}", by_law=True,
             )  # fmt: skip
-    return found | _exceptions(drawn) | _held_out(drawn, fits, base)
+    return found | _parts(drawn) | _exceptions(drawn) | _held_out(drawn, fits, base)
+
+
+def _parts(drawn: Drawn) -> Evidence:
+    """W4A4 and its parts at each N, D and group where all three were trained: what activations lose more than weights
+    (nats; R > 1 as a difference, which needs no delta above zero), and what both lose as a share of the sum."""
+    found: Evidence = {}
+    views = of_paper("qat_scaling", drawn.table)
+    if not {"W4A4", "W4A16", "W16A4"} <= views.keys():
+        return found
+    key = ["size", "D", "learning_rate", "group"]
+    at = {name: views[name].set_index(key).index for name in ("W4A4", "W4A16", "W16A4")}
+    of = {name: drawn.of(views[name]) for name in at}
+    for place_of in sorted(set.intersection(*(set(index) for index in at.values()))):
+        both, weights, activations = (of[name].delta[:, at[name].get_loc(place_of)] for name in at)
+        rows = pd.concat([of[name].table.iloc[[at[name].get_loc(place_of)]] for name in at])
+        size, D, _, group = place_of
+        groups = "per channel and token" if group == "channel" else f"groups of {group}"
+        label = f"{size}, {D / 2**20:g}M tokens, {groups}"
+        found[f"pool/parts/activations/{label}"] = seen(activations - weights, rows, label=label)
+        found[f"pool/parts/sum/{label}"] = seen(share(both, weights + activations), rows, label=label)
+    return found
 
 
 def _exceptions(drawn: Drawn) -> Evidence:
@@ -93,9 +114,9 @@ def _exceptions(drawn: Drawn) -> Evidence:
         same = same[same["learning_rate"] == row["learning_rate"]]
         if fields.get("weights", "").startswith("INT4") and fields.get("activations", "").startswith("INT4"):
             for other in same.index:
-                share = 1 - ratio(drawn.delta[:, int(str(index))], drawn.delta[:, int(str(other))])
+                saved = 1 - share(drawn.delta[:, int(str(index))], drawn.delta[:, int(str(other))])
                 label = f"W4A4 {fields['weights'].partition('@')[2].partition(':')[0]}, {place(row)}"
-                found[f"pool/trained/chen/FC2/{label}"] = seen(share, table.loc[[index, other]], label=label)
+                found[f"pool/trained/chen/FC2/{label}"] = seen(saved, table.loc[[index, other]], label=label)
     return found
 
 
@@ -197,7 +218,7 @@ def _channel(mine: Drawn) -> Evidence:
             label = f"{size}, {D / 2**20:g}M tokens, E{E:g}M{M:g}"
             shared = " to ".join(f"{b:g}" for b in sorted({blocks["B"].min(), blocks["B"].max()}))
             found[f"pool/trained/sun/channel/{label}"] = seen(
-                ratio(mine.delta[:, int(whole.index[0])], per_bit), some, label=label,
+                share(mine.delta[:, int(whole.index[0])], per_bit), some, label=label,
                 note=f"beside blocks of {shared}; the channels of these models have {whole['B'].iloc[0]:.0f} inputs",
             )  # fmt: skip
     return found

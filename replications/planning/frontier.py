@@ -80,11 +80,9 @@ def answer(view: View, budget: Budget) -> LawPlan:
             why = f"it reaches no lower loss than {_up(lowest):g}"
         if ended:
             why = f"its answer lies past the end of the search, {ended}"
-        return LawPlan(**about, best=None, why=why, lowest_loss=lowest)  # type: ignore[arg-type]
+        return LawPlan(**about, best=None, why=why, lowest_loss=lowest, past=bool(ended))  # type: ignore[arg-type]
     front = _front(curves)
     best = _best(front, budget)
-    if floor is not None and best.loss.value < floor:
-        about["notes"] = (*notes, bound)
     return LawPlan(
         **about,  # type: ignore[arg-type]
         best=best,
@@ -94,6 +92,7 @@ def answer(view: View, budget: Budget) -> LawPlan:
         readings=_readings(fitting, budget),
         best_bits=_best_bits(view, budget),
         lowest_loss=lowest,
+        warning=bound if floor is not None and best.loss.value < floor else None,
     )
 
 

@@ -104,8 +104,7 @@ def _up(value: float) -> float:
 def _unreached(views: Sequence[View], answers: Sequence[LawPlan], budget: Budget) -> None:
     """Raises BitlawError: no law answers."""
     if budget.target_loss is None:
-        past = sum("the end of the search" in str(answer.why) for answer in answers)
-        advice = "lower the limits" if past else "allow wider --formats"
+        advice = "lower the limits" if any(answer.past for answer in answers) else "allow wider --formats"
         raise BitlawError(f"no law answers: {answers[0].why}; {advice}")
     said = frontier.nearest_target(views, answers, budget)
     limits = "with any N and D" if not budget.trained else "under this budget"

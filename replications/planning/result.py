@@ -97,6 +97,8 @@ class LawPlan:
     silent: tuple[Silence, ...] = ()
     notes: tuple[str, ...] = ()
     lowest_loss: float | None = None  # under the budget, whatever the target
+    past: bool = False  # the answer would lie past the end of the search
+    warning: str | None = None  # what `best` itself cannot be trusted in
 
 
 @dataclass(frozen=True)

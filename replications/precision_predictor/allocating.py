@@ -126,12 +126,15 @@ class Bench:
         return losses_S
 
 
+def block_weights(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers of all blocks that hold a matrix, by name."""
+    prefix, blocks = block_list(model)
+    return {f"{prefix}.{k}.{name}": layer for k, block in enumerate(blocks) for name, layer in matrices(block).items()}
+
+
 def open_bench(subject: Subject, windows: Windows) -> Bench:
     """Gather the curvature of the model and its losses. Raises BitlawError as `curvatures` does."""
-    model, (prefix, blocks) = subject.model, block_list(subject.model)
-    layers = {
-        f"{prefix}.{k}.{name}": layer for k, block in enumerate(blocks) for name, layer in matrices(block).items()
-    }
+    model, layers = subject.model, block_weights(subject.model)
     weights = {name: weight_OI(layer).float().clone() for name, layer in layers.items()}
     widest = max(len(w) for w in weights.values())
     batch = batch_windows(windows.context, model.get_input_embeddings().weight.shape[0], widest)

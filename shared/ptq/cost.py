@@ -16,7 +16,7 @@ import torch
 
 from shared.ptq.cells import Cell, batch_windows
 from shared.ptq.layers import Matrix, block_list, head, listed, matrices, sharing, tied, weight_OI
-from shared.ptq.methods import find_method
+from shared.ptq.methods import Work, find_method
 from shared.ptq.models import Source, empty_model
 from shared.ptq.sequential import guided_groups
 
@@ -161,18 +161,21 @@ def memory(model: Anatomy, cells: Sequence[Cell], context: int, calibration: int
 
 def seconds(model: Anatomy, cell: Cell, context: int, calibration: int, evaluation: int, speed: Speed) -> float:
     """Opening the model, quantizing and measuring one cell."""
-    method, work = find_method(cell.method), find_method(cell.method).work
+    method = find_method(cell.method)
     took = FLOAT * model.total / READ_RATE + losses_seconds(model, context, evaluation, speed)
     times = MSE_TIMES if cell.quantizer and cell.quantizer.scale_rule == "mse" else 1.0
     if method.needs != "nothing":
         tokens = calibration * context
         squares = sum(group[0].inputs ** 2 for groups in model.groups for group in groups)
         took += (2 * 2 * model.blocks + 2 * squares) * tokens / speed.flops
-    for matrix in model.matrices:
-        took += (work.passes * times * FLOAT * matrix.weights) / speed.copy
-        took += (2 * work.products * matrix.weights * matrix.inputs + work.cubes * matrix.inputs**3) / speed.flops
-        took += work.column_seconds * matrix.inputs
-    return took
+    return took + sum(rounding_seconds(method.work, m.weights, m.inputs, speed, times) for m in model.matrices)
+
+
+def rounding_seconds(work: Work, weights: int, inputs: int, speed: Speed, times: float = 1.0) -> float:
+    """Of one matrix with so many weights and input channels, its statistics at hand; `times` more passes."""
+    copied = work.passes * times * FLOAT * weights / speed.copy
+    computed = (2 * work.products * weights * inputs + work.cubes * inputs**3) / speed.flops
+    return copied + computed + work.column_seconds * inputs
 
 
 def losses_seconds(model: Anatomy, context: int, windows: int, speed: Speed) -> float:
