@@ -40,6 +40,7 @@ def test_report(benchmark: Any, tmp_path: Path) -> None:
         "seconds": sorted(seconds["ours"])[ROUNDS // 2],
         "import_seconds": sorted(seconds["imports"])[ROUNDS // 2],
         **compared("times_faster_than_dvc_plots", seconds, "dvc", "ours"),
+        **compared("share_of_copy", seconds, "copy", "ours"),
         "page_bytes": page.stat().st_size,
         "dvc_page_bytes": other.stat().st_size,
         "figures": page.read_text(encoding="utf-8").count("<img"),

@@ -31,6 +31,7 @@ from replications.commands import (
     verify,
 )
 from shared.errors import BitlawError
+from shared.interrupt import wait_for_imports
 
 app = typer.Typer(
     name="bitlaw",
@@ -66,6 +67,7 @@ STOPPED = 130  # what Typer makes of a KeyboardInterrupt, as shells do
 
 def main() -> None:
     """Run the command; bad input ends in one sentence on standard error and exit code 2."""
+    wait_for_imports()
     try:
         app()
     except BitlawError as error:

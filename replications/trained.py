@@ -90,7 +90,10 @@ def write_trained(reports: Path) -> Path:
         source = reports / name / "fit.json"
         if not source.exists():
             raise BitlawError(f"{source}: there is no such fit; `bitlaw replicate fit {name}` makes it")
-        views += read_json(source)["views"]
+        held = read_json(source)
+        if not (isinstance(held, dict) and isinstance(held.get("views"), list)):
+            raise BitlawError(f"{source}: is no fit; `bitlaw replicate fit {name}` makes it again")
+        views += held["views"]
     target = reports / "comparison" / "trained.json"
     write_json(target, {"recipe": RECIPE, "views": views})
     return target

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from jinja2 import Environment
 
 from replications import pool, results
+from replications.commands.decode import read_held
 from replications.laws import saved
 from replications.papers import kept_fits
 from replications.planning import fitted
@@ -367,6 +368,11 @@ JSON = {
         described,
     ),
     "kept": Reader("index.json", lambda: as_json({SPEC.run_id: Run(SPEC, "X", "python").to_json()}), runs_kept),
+    "decoding settings": Reader(
+        "settings.json",
+        lambda: as_json({"common": {"prompts": 8}, "runs": {"a": {"weights": "x", "text": "y"}}}),
+        lambda path: read_held(path)["runs"],
+    ),
     "gallery": Reader("figures.json", lambda: as_json([{"name": "a", "caption": "b", "alt": "c"}]), shown),
     **{name: Reader(f"{name}.json", compared_rows(name), shown_rows) for name in KINDS},
     "tournament": Reader("unified/tournament.json", lambda: as_json(a_tournament()), shown_tournament),
@@ -435,7 +441,7 @@ def test_json(name: str, tmp_path: Path, data: st.DataObject) -> None:
 
 
 # Where no file means none yet.
-NONE_YET = ("refits", "evidence", "gallery", "tournament", "scores", "fits", "base of plans")
+NONE_YET = ("refits", "evidence", "gallery", "tournament", "scores", "fits", "base of plans", "decoding settings")
 
 
 @pytest.mark.parametrize("name", [*YAML, *JSON])

@@ -20,15 +20,18 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import ray_driver
 import torch
 from faults.micro import heard, unheard
 from sample_corpus import make_corpus
 
 from shared.corpus.load import load_corpus
 from shared.errors import BitlawError
+from shared.evaluate.ptq import Cell
 from shared.sweep import cluster, node
 from shared.sweep.claim import claimed
 from shared.sweep.desk import PIECE, Call, Desk, fetch, new_desk, send
+from shared.sweep.ledger import Ledger
 from shared.sweep.node import Errand
 from shared.sweep.tables import UNREPEATABLE
 from shared.train.state import load, save
@@ -149,6 +152,7 @@ def test_another_machine_goes_on_from_the_further_state_and_leaves_what_is_finis
 
 def required(**changes: Any) -> dict[str, Any]:
     known = {"version": node.installed(), "numerics_version": 2, "code": node.code_sha256(), "corpora": {}}
+    known["torch"] = node.installed_torch()
     return known | changes
 
 
@@ -160,6 +164,8 @@ def test_a_machine_with_other_code_or_text_refuses_in_one_sentence(
     for changed in ({"version": "0.0.1"}, {"code": "0" * 12}):
         with pytest.raises(BitlawError, match=r"numerics \d, code .* bring both to the same revision"):
             node.check(required(**changed))
+    with pytest.raises(BitlawError, match=r"torch is 2\..*, the launcher's is 1\.0: install the same on both"):
+        node.check(required(torch="1.0"))
     with pytest.raises(BitlawError, match=r"where Ray was started.* there is no corpus 'sample'"):
         node.check(required(corpora={"sample": "0" * 64}))
     make_corpus(tmp_path)
@@ -201,6 +207,76 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BitlawError, match=r"pip install 'bitlaw\[cluster\]'"):
         cluster.connect("auto")
+
+
+class FakeRay:
+    """What of Ray a launcher that gives up asks for."""
+
+    class exceptions:  # noqa: N801
+        RayError = OSError
+
+    def __init__(self) -> None:
+        self.cancelled: list[str] = []
+        self.waited: list[float] = []
+
+    def cancel(self, ref: str, **_: bool) -> None:
+        self.cancelled.append(ref)
+
+    def wait(self, refs: list[str], num_returns: int, timeout: float) -> None:
+        assert len(refs) == num_returns
+        self.waited.append(timeout)
+
+    def shutdown(self) -> None:
+        pass
+
+
+def test_a_launcher_that_gives_up_lets_its_tasks_save() -> None:
+    ray = FakeRay()
+    with pytest.raises(BitlawError, match="full"), cluster.let_save(ray, {"a": "x", "b": "y"}):
+        raise BitlawError("the disk is full")
+    assert (ray.cancelled, ray.waited) == (["a", "b"], [cluster.STOP_SECONDS])
+    with cluster.let_save(ray, {"c": "z"}):
+        pass
+    assert ray.cancelled == ["a", "b"]
+
+
+def test_a_table_that_cannot_be_read_is_said_before_a_task_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_corpus(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cluster, "connect", lambda address: FakeRay())
+    monkeypatch.setattr(cluster, "device_of", lambda ray, name: "cpu")
+    monkeypatch.setattr(cluster, "look_at_machines", lambda *words: None)
+    monkeypatch.setattr(cluster, "follow", lambda *words: pytest.fail("started"))
+    plan = ray_driver.plan()
+    ledger = Ledger(plan.build)
+    spec = plan.runs[0].spec
+    weights, losses_S = {"w": torch.zeros(2)}, torch.zeros(3)
+    ledger.finish(plan.runs[0], weights, losses_S, {"run_id": spec.run_id, "diverged": False})
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "runs.csv").write_text("damaged")
+    with pytest.raises(BitlawError, match="column 'run_id' is missing"):
+        cluster.launch_on_ray(plan, tmp_path / "reports", "auto", lambda sentence: None)
+
+
+@pytest.mark.parametrize("part", ["json", "safetensors"])
+def test_a_damaged_cell_is_a_task_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    make_corpus(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run = ray_driver.plan().runs[0]
+    cell = Cell("rtn", "INT4", "channel")
+    plan = replace(ray_driver.plan(), runs=[run], cells={run.spec.run_id: [cell]})
+    ledger = Ledger(plan.build)
+    said: list[str] = []
+    assert len(list(cluster.pieces(plan, said.append))) == 1
+    ledger.finish_cell(run.spec.run_id, cell.name, {"run_id": run.spec.run_id}, torch.zeros(3))
+    assert not list(cluster.pieces(plan, said.append))
+    path = ledger.cell_file(run.spec.run_id, cell.name).with_suffix(f".{part}")
+    path.write_bytes(path.read_bytes()[:-3])
+    assert [list(p.cells.values()) for p, *_ in cluster.pieces(plan, said.append)] == [[[cell]]]
+    assert len(said) == 1
+    assert path.name in said[0]
 
 
 @pytest.mark.parametrize("deaf", [True, False])

@@ -1,8 +1,11 @@
 """`bitlaw --help` answers in under half a second: it imports nothing heavy."""
 
+import os
 import resource
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +36,27 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "Usage" in done.stdout
     assert done.stderr.strip() == ""
+
+
+def test_ctrl_c_during_an_import_is_heard_after_it(tmp_path: Path) -> None:
+    """Torch's C++ aborts when its import is interrupted."""
+    (tmp_path / "slow.py").write_text(
+        "import sys, time\nprint('begun', flush=True)\nend = time.monotonic() + 0.5\n"
+        "while time.monotonic() < end: pass\nprint('imported', flush=True)\n"
+    )
+    program = (
+        "import signal, time\nfrom shared.interrupt import wait_for_imports\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\nwait_for_imports()\n"
+        "try:\n    import slow\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('stopped', flush=True)\n"
+    )
+    paths = f"{tmp_path}{os.pathsep}{Path(__file__).parent.parent}"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30)[0] == "imported\nstopped\n"
 
 
 def processor_seconds(*program: str) -> float:

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 import torch
 from sample_corpus import make_corpus
 
+from replications.commands import train
 from replications.pool import expand, papers, read_pool
 from shared.corpus.load import pinned_sha256
 from shared.corpus.write import corpus_sha256
@@ -280,12 +282,67 @@ def test_a_compressed_run_gets_its_delta_once_its_base_is_known(tmp_path: Path) 
     assert list(tables.read_base_losses(tmp_path)) == ["16"]
 
 
+def test_a_delta_that_is_known_stays_when_the_base_run_s_losses_are_lost(tmp_path: Path) -> None:
+    base, own = np.full(8, 3.0, np.float32), np.linspace(3.0, 3.2, 8, dtype=np.float32)
+    w4 = row("w4", base_run_id="16", loss=3.1)
+    tables.add_runs(tmp_path, [row("16", base_run_id="16", loss=3.0), w4], {"16": base, "w4": own})
+    known = tables.read_runs(tmp_path)["w4",]
+    assert known["delta"] == "0.1"
+    (tmp_path / "base_losses.npz").unlink()
+    tables.add_runs(tmp_path, [w4], {"w4": own})
+    assert tables.read_runs(tmp_path)["w4",] == known
+    tables.add_runs(tmp_path, [w4 | {"loss": 3.15}], {"w4": own})  # another run of the same name
+    assert tables.read_runs(tmp_path)["w4",]["delta"] == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "lacking"),
+    [
+        ({}, {"w4"}),
+        ({"w4": {"delta": "0.1"}}, set()),
+        ({"w4": {"diverged": "True"}}, set()),
+        ({"16": {"diverged": "True"}}, set()),
+        ({"w4": {"base_run_id": "other"}}, set()),
+    ],
+)
+def test_a_run_put_in_before_its_base_run_is_not_done(changes: dict[str, dict[str, str]], lacking: set[str]) -> None:
+    """A stop between the two had left its delta empty for good."""
+    rows: dict[tuple[str, ...], dict[str, str]] = {
+        ("16",): {"base_run_id": "", "delta": "", "diverged": "False"},
+        ("w4",): {"base_run_id": "16", "delta": "", "diverged": "False"},
+    }
+    changed: dict[tuple[str, ...], dict[str, str]] = {key: row | changes.get(key[0], {}) for key, row in rows.items()}
+    assert train.without_delta(changed, {"16"}) == lacking
+    assert train.without_delta(changed, set()) == set()
+
+
+def test_a_delta_that_a_stop_left_out_comes_with_the_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    want = train.expected("learning_rate", None, None)
+    rows = [row(run.spec.run_id, base_run_id=run.spec.base.run_id, loss=3.0, diverged=False) for run in want.runs]
+    base = next(run for run in want.runs if run.spec.base != run.spec).spec.base.run_id
+    losses = {run_id: np.full(4, 3.0, np.float32) for run_id in (str(r["run_id"]) for r in rows if tables.is_base(r))}
+    tables.add_runs(tmp_path, rows, losses)
+    lacking = {run.spec.run_id for run in want.runs if run.spec.base != run.spec}
+    started: list[set[str]] = []
+    monkeypatch.setattr(train, "start", lambda plan, *rest: started.append({r.spec.run_id for r in plan.runs}))
+    monkeypatch.setattr(train, "plan_of", lambda want, runs, *rest: SimpleNamespace(runs=runs))
+    train.train("learning_rate", reports=tmp_path, build=tmp_path / "build", repeats=True)
+    assert base not in lacking
+    assert started == [lacking]
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         (lambda text: text.replace("run_id", "run_di", 1), "column 'run_id' is missing, did you mean 'run_di'"),
         (lambda text: text + text.splitlines()[1] + "\n", "line 3 repeats aa"),
         (lambda text: text + "aa,bb\n", "line 3 has not"),
+        (
+            lambda text: "".join(f"{line},{'more' if k == 0 else ''}\n" for k, line in enumerate(text.splitlines())),
+            "column 'more' is unknown to this version of bitlaw",
+        ),
     ],
 )
 def test_a_damaged_table_is_one_sentence(tmp_path: Path, change, sentence: str) -> None:  # type: ignore[no-untyped-def]

@@ -98,6 +98,11 @@ def test_each_paper_is_fitted_alone_and_all_are_gathered(table: Path, tmp_path: 
     assert len(kept["draws"]) == 20
     with pytest.raises(BitlawError, match=r"kumar_precision/fit.json: there is no such fit"):
         write_trained(tmp_path)
+    damaged: object
+    for damaged in ([], {"views": 3}):
+        write_json(tmp_path / "kumar_precision" / "fit.json", damaged)
+        with pytest.raises(BitlawError, match=r"kumar_precision/fit.json: is no fit"):
+            write_trained(tmp_path)
     for paper in ("kumar_precision", "qat_scaling", "capybara_fp"):
         write_json(tmp_path / paper / "fit.json", {"views": [{"paper": paper}]})
     views = read_json(write_trained(tmp_path))["views"]

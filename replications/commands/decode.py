@@ -1,6 +1,7 @@
 """`bitlaw decode`: progressive mixed-precision decoding of causal language models, measured."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -200,16 +201,36 @@ def _run(work: "list[tuple[Subject, Plan, Windows]]", prompts: int, out: Path) -
     print(f"{out}: table.csv, summary.json and figures")
 
 
+@dataclass(frozen=True)
+class Held:
+    """settings.json: what all rows share, and the weights and text of each run."""
+
+    common: dict[str, Any]
+    runs: dict[str, dict[str, str]]
+
+
+def read_held(path: Path) -> dict[str, Any]:
+    """Empty while there is no file. Raises BitlawError for a file that holds something else."""
+    from shared.checked import check
+    from shared.files import read_json
+
+    if not path.exists():
+        return {"common": {}, "runs": {}}
+    held: dict[str, Any] = read_json(path)
+    check(Held, held, path, "file of settings", "choose another --out")
+    return held
+
+
 def _check_settings(work: "list[tuple[Subject, Plan, Windows]]", prompts: int, out: Path) -> None:
     """Raises BitlawError when the folder holds results of other settings: they are never mixed."""
     from dataclasses import asdict
 
     from shared.errors import BitlawError
-    from shared.files import read_json, six_digits, write_json
+    from shared.files import six_digits, write_json
     from shared.train.state import checksum
 
     path = out / "settings.json"
-    held: dict[str, Any] = read_json(path) if path.exists() else {"common": {}, "runs": {}}
+    held = read_held(path)
     plan, found = work[0][1], work[0][2]
     common = six_digits(asdict(plan)) | {"windows": len(found.evaluation), "labelled": len(found.calibration)}
     common["prompts"] = min(prompts, len(found.evaluation))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from replications.pool import Expected
     from shared.sweep.spec import Run
     from shared.sweep.worker import Plan
@@ -63,14 +65,19 @@ def train(
     want = expected(profile, paper, corpus)
     reports, build = folders(want, reports, build)
     ledger = Ledger(build)
+    rows = read_runs(reports)
     losses = read_base_losses(reports)
+    waiting = without_delta(rows, losses.keys() | {run.spec.run_id for run in want.runs})
     done = {
         run_id
-        for (run_id,), row in read_runs(reports).items()
+        for (run_id,), row in rows.items()
+        if run_id not in waiting
         # A checkpoint that is not here is missed only on request, a damaged one is always trained again.
-        if not (rebuild or ledger.run_folder(run_id).exists())
-        # A base run whose losses the reports lost is put in again.
-        or ((row["base_run_id"] or row["diverged"] == "True" or run_id in losses) and ledger.whole(run_id, warn))
+        and (
+            not (rebuild or ledger.run_folder(run_id).exists())
+            # A base run whose losses the reports lost is put in again.
+            or ((row["base_run_id"] or row["diverged"] == "True" or run_id in losses) and ledger.whole(run_id, warn))
+        )
     }
     runs = [run for run in want.runs if run.spec.run_id not in done]
     if dry_run:
@@ -83,6 +90,16 @@ def train(
         check_horizons(runs)
     start(plan_of(want, runs, {}, device, build, executor), reports, workers, processes, executor, address)
     print(f"{profile}: {len(runs)} runs finished, {len(want.runs)} in all; table {reports / 'runs.csv'}")
+
+
+def without_delta(rows: "Mapping[tuple[str, ...], Mapping[str, str]]", bases: set[str]) -> set[str]:
+    """Compressed runs that were put in before their base run, which is one of `bases` (known, or trained with them)."""
+    lost = {run_id for (run_id,), row in rows.items() if row["diverged"] == "True"}
+    return {
+        run_id
+        for (run_id,), row in rows.items()
+        if row["base_run_id"] in bases - lost and not row["delta"] and run_id not in lost
+    }
 
 
 def measure(

@@ -87,9 +87,11 @@ def _parts(drawn: Drawn) -> Evidence:
     if not {"W4A4", "W4A16", "W16A4"} <= views.keys():
         return found
     key = ["size", "D", "learning_rate", "group"]
-    at = {name: views[name].set_index(key).index for name in ("W4A4", "W4A16", "W16A4")}
+    at = {name: pd.MultiIndex.from_frame(views[name][key]) for name in ("W4A4", "W4A16", "W16A4")}
     of = {name: drawn.of(views[name]) for name in at}
-    for place_of in sorted(set.intersection(*(set(index) for index in at.values()))):
+    # Another way of rounding at the same place would be another question.
+    alone = (set(index[~index.duplicated(keep=False)]) for index in at.values())
+    for place_of in sorted(set.intersection(*alone)):
         both, weights, activations = (of[name].delta[:, at[name].get_loc(place_of)] for name in at)
         rows = pd.concat([of[name].table.iloc[[at[name].get_loc(place_of)]] for name in at])
         size, D, _, group = place_of

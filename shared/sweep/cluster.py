@@ -53,6 +53,8 @@ def launch_on_ray(
         cpus, gpus = threads(plan) * processes_each, processes_each if plan.device == "cuda" else 0
         required = requirements(plan)
         look_at_machines(ray, required, cpus, gpus)
+        # As in `launch`: what cannot be read or written is said before hours of training.
+        collect(plan, reports, say)
         folder = new_desk(plan.build)
         with claimed(folder / "claim"):
             try:
@@ -147,6 +149,7 @@ def requirements(plan: Plan) -> dict[str, Any]:
         "version": node.installed(),
         "numerics_version": NUMERICS_VERSION,
         "code": node.code_sha256(),
+        "torch": node.installed_torch(),
         "corpora": {run.corpus: run.spec.corpus_sha256 for run in plan.runs},
     }
 
@@ -189,18 +192,19 @@ def look_at_machines(ray: Any, required: dict[str, Any], cpus: int, gpus: int) -
             raise BitlawError(refusal)
 
 
-def pieces(plan: Plan) -> Iterator[tuple[Plan, str, dict[str, int]]]:
-    """What is still to do, a task each: a plan of it, its trunk, and the trunk's step at which each run leaves it."""
+def pieces(plan: Plan, say: Callable[[str], None]) -> Iterator[tuple[Plan, str, dict[str, int]]]:
+    """What is still to do, a task each: a plan of it, its trunk, and the trunk's step at which each run leaves it.
+    What is damaged is named through `say`."""
     ledger = Ledger(plan.build)
     if plan.cells:
         for run in plan.runs:
             run_id = run.spec.run_id
-            cells = [c for c in plan.cells.get(run_id, []) if not ledger.cell_file(run_id, c.name).exists()]
+            cells = [c for c in plan.cells.get(run_id, []) if not ledger.measured(run_id, c.name, say)]
             if cells:
                 yield replace(plan, runs=[run], cells={run_id: cells}), "", {run_id: 0}
         return
     for trunk_id, members in trunks(plan.runs).items():
-        missing = [run for run in members if not ledger.whole(run.spec.run_id, lambda sentence: None)]
+        missing = [run for run in members if not ledger.whole(run.spec.run_id, say)]
         if missing:
             yield replace(plan, runs=missing), trunk_id, {run.spec.run_id: leaves(run) for run in missing}
 
@@ -232,7 +236,7 @@ def follow(
     options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}
     options |= {"max_retries": RETRIES, "retry_exceptions": [node.WorkerDiedError]}
     tasks = {}
-    for part, trunk_id, starts in pieces(plan):
+    for part, trunk_id, starts in pieces(plan, say):
         label = part.runs[0].label
         order = common | {"plan": part.to_json(), "trunk_id": trunk_id, "starts": starts}
         tasks[task.options(**options, name=label).remote(required, order, desk)] = label
@@ -243,7 +247,7 @@ def follow(
     error: str | None = None
     deadline: float | None = None
     seen_able = time.monotonic()
-    with watched(plan, reports, say) as take:
+    with let_save(ray, tasks), watched(plan, reports, say) as take:
 
         def hear() -> None:
             for event in ray.get(desk.told.remote()):
@@ -281,6 +285,20 @@ def follow(
         collect(plan, reports, say)
         raise KeyboardInterrupt
     return concluded(plan, reports, say, events, error)
+
+
+@contextlib.contextmanager
+def let_save(ray: Any, tasks: dict[Any, str]) -> Iterator[None]:
+    """No task outlives its launcher, which a full disk or a damaged table may end: each is given time to save."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(ray.exceptions.RayError):
+            for ref in tasks:
+                ray.cancel(ref, force=False, recursive=False)
+            if tasks:
+                ray.wait(list(tasks), num_returns=len(tasks), timeout=STOP_SECONDS)
+        raise
 
 
 def run_task(required: dict[str, Any], order: dict[str, Any], desk: Any) -> None:

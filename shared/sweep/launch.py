@@ -97,7 +97,7 @@ def unfinished(plan: Plan) -> list[str]:
             missing += [
                 f"{run.label} {cell.name}"
                 for cell in cells
-                if not ledger.cell_file(run.spec.run_id, cell.name).exists()
+                if not ledger.measured(run.spec.run_id, cell.name, lambda sentence: None)
             ]
     return missing
 

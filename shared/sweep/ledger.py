@@ -93,6 +93,10 @@ class Ledger:
         path = self.cell_file(run_id, cell)
         return read_or_remove(path, ("run_id", run_id), "the cell is measured again", warn, unsealed=True)
 
+    def measured(self, run_id: str, cell: str, warn: Callable[[str], None]) -> bool:
+        """A cell's row and losses are here and sound."""
+        return self.cell(run_id, cell, warn) is not None and self.cell_losses(run_id, cell, warn) is not None
+
     def finish_cell(self, run_id: str, cell: str, row: Result, losses_S: Tensor) -> None:
         """Publish a measurement: per-sequence losses, then the row."""
         save(self.cell_file(run_id, cell).with_suffix(".safetensors"), {"losses": losses_S.float()}, {"run_id": run_id})

@@ -56,8 +56,17 @@ def installed() -> str:
         return "not installed"
 
 
+def installed_torch() -> str:
+    """Its version, without what it was built for (2.13.0 of 2.13.0+cpu): a launcher needs no GPU."""
+    try:
+        return version("torch").partition("+")[0]
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def check(required: dict[str, Any]) -> None:
-    """Compare this machine with the launcher's `version`, `numerics_version`, `code` and `corpora` (name -> sha256).
+    """Compare this machine with the launcher's `version`, `numerics_version`, `code`, `torch` and `corpora`
+    (name -> sha256).
 
     Raises BitlawError, one sentence that names the machine, for the first that differs.
     """
@@ -69,6 +78,11 @@ def check(required: dict[str, Any]) -> None:
             f"{host}: {PACKAGE} is bitlaw {installed()}, numerics {NUMERICS_VERSION}, code {code_sha256()}, the "
             f"launcher's is {required['version']}, numerics {required['numerics_version']}, code {required['code']}: "
             "bring both to the same revision"
+        )
+    if installed_torch() != required["torch"]:
+        raise BitlawError(
+            f"{host}: torch is {installed_torch()}, the launcher's is {required['torch']}: install the same on both, "
+            "since runs would not be comparable"
         )
     for name, sha256 in required["corpora"].items():
         try:

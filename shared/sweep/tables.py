@@ -105,8 +105,15 @@ def read_table(
 
 
 def write_table(path: Path, columns: tuple[str, ...], rows: dict[tuple[str, ...], Row]) -> None:
+    """Raises BitlawError for rows with columns that would be lost: a newer bitlaw, or somebody by hand, put them in."""
+    more = sorted({str(name) for row in rows.values() for name in row} - set(columns))
+    if more:
+        raise BitlawError(
+            f"{path}: column '{more[0]}' is unknown to this version of bitlaw and would be lost: bring the clones that "
+            "share the table to one revision, or take the column out"
+        )
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n", extrasaction="ignore")
+    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     writer.writeheader()
     for name in sorted(rows):
         writer.writerow(rows[name])
@@ -163,6 +170,9 @@ def add_runs(reports: Path, results: list[dict[str, Any]], losses: dict[str, NDA
             if not is_base(result) and own is not None and other is not None:
                 delta = paired(torch.from_numpy(own).double(), torch.from_numpy(other).double())
                 row |= {"delta": cell_text(delta.value), "delta_se": cell_text(delta.se)}
+            elif (before := rows.get((str(result["run_id"]),))) and before["loss"] == row["loss"]:
+                # The base run's losses are not at hand any more: what was known of the same run stays.
+                row |= {name: before[name] for name in ("delta", "delta_se")}
             rows[(str(result["run_id"]),)] = row
         if any(not np.array_equal(kept.get(run_id, np.empty(0)), value) for run_id, value in base.items()):
             kept |= base

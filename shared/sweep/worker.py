@@ -171,12 +171,7 @@ class Worker:
     def measure_run(self, run: Run) -> None:
         """Measure the cells of one checkpoint, when it is at hand."""
         run_id = run.spec.run_id
-        cells = [
-            cell
-            for cell in self.plan.cells.get(run_id, [])
-            if self.ledger.cell(run_id, cell.name, warn) is None
-            or self.ledger.cell_losses(run_id, cell.name, warn) is None
-        ]
+        cells = [cell for cell in self.plan.cells.get(run_id, []) if not self.ledger.measured(run_id, cell.name, warn)]
         result = self.ledger.result(run_id, warn)
         if not cells or result is None or result["diverged"]:
             return
